@@ -1,0 +1,1 @@
+"""The shell: it touches the world through ports and decides nothing."""
