@@ -1,0 +1,1 @@
+"""The command line: one command = parse, build, call, exit code."""
