@@ -127,9 +127,9 @@ class RecordedSnapshot:
 
 
 def plausible_symbol(symbol: str) -> bool:
-    """Return whether `symbol` may stand in a key of its own: 1–64 bytes, no control characters, not one of our pseudo-symbols.
+    r"""Return whether `symbol` may stand in a key of its own: 1–64 bytes, no control characters, not one of our pseudo-symbols.
 
-    >>> plausible_symbol("币安人生USDT"), plausible_symbol("A\\x00B"), plausible_symbol("!session")
+    >>> plausible_symbol("币安人生USDT"), plausible_symbol("A\x00B"), plausible_symbol("!session")
     (True, False, False)
     """
     try:
