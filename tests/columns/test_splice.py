@@ -1,6 +1,7 @@
 """The path through all lines, compared with an exhaustive search."""
 
 import heapq
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -36,7 +37,7 @@ def arrays(events):
 
 def cost_of(path, events):
     chosen = [events[i] for i in path.chosen]
-    switches = sum(a[2] != b[2] for a, b in zip(chosen, chosen[1:], strict=False))
+    switches = sum(a[2] != b[2] for a, b in pairwise(chosen))
     return (int((path.overlap_at >= 0).sum()), switches, len(chosen))
 
 
@@ -91,7 +92,7 @@ def test_it_crosses_a_hole_at_a_common_boundary_rather_than_inside_an_event():
 
 
 def test_without_a_common_boundary_it_overlaps_and_says_where():
-    events, prev, final, line = arrays([(0, 4, 0), (2, 6, 1)])
+    _, prev, final, line = arrays([(0, 4, 0), (2, 6, 1)])
     path = splice(prev, final, line)
     assert list(path.overlap_at) == [-1, 4]
 

@@ -10,17 +10,16 @@ reaches the stretch's end. Conversely an id in no event is in no chain.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twintape.columns.kernel import kernel
 from twintape.core.sequence import EPOCH_DROP_IDS
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 __all__ = ["Path", "assign_epochs", "splice"]
+
+Ints = NDArray[np.int64]
 
 _NO_ID = -(2**62)
 
@@ -35,14 +34,12 @@ class Path:
         gap_after: int64[k], the chain's end before the event where ids are missing between, else -1.
     """
 
-    chosen: NDArray[np.int64]
-    overlap_at: NDArray[np.int64]
-    gap_after: NDArray[np.int64]
+    chosen: Ints
+    overlap_at: Ints
+    gap_after: Ints
 
 
-def assign_epochs(
-    final: NDArray[np.int64], event_time_us: NDArray[np.int64], start_update_id: int | None = None
-) -> NDArray[np.int64]:
+def assign_epochs(final: Ints, event_time_us: Ints, start_update_id: int | None = None) -> Ints:
     """Number the epochs of all events: 0, 1, … in the order of the exchange's time.
 
     Args:
@@ -65,7 +62,7 @@ def assign_epochs(
 
 
 @kernel
-def _number_epochs(final, order, high, drop, epochs):  # type: ignore[no-untyped-def]  # compiled; arrays of int64
+def _number_epochs(final: Ints, order: Ints, high: int, drop: int, epochs: Ints) -> None:
     epoch = 0
     for k in range(len(final)):
         if high != -(2**62) and final[k] < high - drop:
@@ -76,9 +73,7 @@ def _number_epochs(final, order, high, drop, epochs):  # type: ignore[no-untyped
         epochs[order[k]] = epoch
 
 
-def splice(
-    prev: NDArray[np.int64], final: NDArray[np.int64], line: NDArray[np.int64], start_update_id: int | None = None
-) -> Path:
+def splice(prev: Ints, final: Ints, line: Ints, start_update_id: int | None = None) -> Path:
     """Find the path through the events of one epoch.
 
     Args:
@@ -102,13 +97,15 @@ def splice(
     return Path(chosen[:used].copy(), overlap_at[:used].copy(), gap_after[:used].copy())
 
 
-def _suffix_minimum(prev: NDArray[np.int64]) -> NDArray[np.int64]:
+def _suffix_minimum(prev: Ints) -> Ints:
     """For each event, the least `p` of it and all events that end later: where a stretch ends, this is above the event's end."""
     return np.minimum.accumulate(prev[::-1])[::-1]
 
 
 @kernel
-def _walk(prev, final, line, start, least_prev, chosen, overlap_at, gap_after):  # type: ignore[no-untyped-def]  # compiled
+def _walk(
+    prev: Ints, final: Ints, line: Ints, start: int, least_prev: Ints, chosen: Ints, overlap_at: Ints, gap_after: Ints
+) -> int:
     count = len(final)
     used = 0
     begin = 0
@@ -132,7 +129,19 @@ def _walk(prev, final, line, start, least_prev, chosen, overlap_at, gap_after): 
 
 
 @kernel
-def _shortest(prev, final, line, begin, stop, start, gap, chosen, overlap_at, gap_after, used):  # type: ignore[no-untyped-def]  # compiled
+def _shortest(
+    prev: Ints,
+    final: Ints,
+    line: Ints,
+    begin: int,
+    stop: int,
+    start: int,
+    gap: int,
+    chosen: Ints,
+    overlap_at: Ints,
+    gap_after: Ints,
+    used: int,
+) -> int:
     size = stop - begin
     big = np.int64(1) << 62
     bends = np.full(size, big, np.int64)  # overlaps << 32 | switches
@@ -191,4 +200,4 @@ def _shortest(prev, final, line, begin, stop, start, gap, chosen, overlap_at, ga
         gap_after[used + step] = -1
         k = back[k]
     gap_after[used] = gap
-    return used + length
+    return int(used + length)

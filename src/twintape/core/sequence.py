@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 __all__ = ["EPOCH_DROP_IDS", "Gap", "Join", "LineTracker", "Step", "coverage", "holes", "is_new_epoch", "join"]
 
@@ -134,4 +135,4 @@ def holes(intervals: Iterable[tuple[int, int]]) -> list[Gap]:
     [Gap(after_update_id=9, next_prev_update_id=20)]
     """
     union = coverage(intervals)
-    return [Gap(before[1], behind[0]) for before, behind in zip(union, union[1:], strict=False)]
+    return [Gap(before[1], behind[0]) for before, behind in pairwise(union)]
