@@ -104,6 +104,7 @@ SNAPSHOT: pa.Schema = pa.schema(
         pa.field("receive_time", _RECEIVE_TIME),
         pa.field("collector", _WORDS),
         pa.field("connection", _WORDS),
+        pa.field("limit", pa.int32()),
         pa.field("verdict", _WORDS),
         _required("price_exponent", pa.int8()),
         _required("quantity_exponent", pa.int8()),

@@ -1,0 +1,417 @@
+"""One day of one depth stream: the lines of all collectors in, the archive's tables and everything a proof says about them out.
+
+A pure function of the multiset of raw lines and of what the neighbours pinned. Where the lines come from (raw segments or an earlier generation,
+which renders back to raw lines) makes no difference, nor does their order, nor who computes it.
+
+Three passes: headers of every line (`lines`), the decision (`fates`), then the chosen frames' levels in chain order, a batch at a time.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of, mantissas
+from twintape.columns.fates import VERBATIM, Fate, Fates, decide
+from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
+from twintape.columns.parse import Levels, TemplateSet, exponents, levels
+from twintape.columns.schema import (
+    ARRIVAL,
+    BOOK_UNKNOWN,
+    DEPTH,
+    EPOCH_START,
+    GAP_BEFORE,
+    LINE_SWITCH,
+    OVERLAP,
+    ROW_GROUP_EVENTS,
+    SNAPSHOT,
+    DepthColumns,
+    TableWriter,
+    dictionary_array,
+    nullable_times,
+)
+from twintape.columns.schema import VERBATIM as VERBATIM_SCHEMA
+from twintape.core.manifest import BookDigest, Checkpoints
+from twintape.core.markets import Market
+
+__all__ = ["DayRequest", "MergedDay", "Table", "merge_depth_day"]
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class DayRequest:
+    """What is asked, beside the lines.
+
+    Attributes:
+        market: Decides what an event covers.
+        symbol: For messages.
+        stream: Likewise.
+        date: The UTC date.
+        start_update_id: The end of the day before, pinned by its proof, or None.
+        end_update_id: The start of the day behind, pinned by its proof, or None.
+        opening: The closing book of the day before, or None.
+        snapshots: REST snapshots of the symbol around the day, any order.
+    """
+
+    market: Market
+    symbol: str
+    stream: str
+    date: str
+    start_update_id: int | None = None
+    end_update_id: int | None = None
+    opening: BookRow | None = None
+    snapshots: Sequence[SnapshotCopy] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file of the archive: its bytes and rows."""
+
+    name: str
+    data: bytes
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class MergedDay:
+    """What a merge made and found.
+
+    Attributes:
+        tables: The files, `depth` first; a table without rows is left out, except `depth`.
+        lines: Headers of all frames.
+        bounds: Which belong to the day.
+        fates: What became of them.
+        flags: uint8[k], by chain position.
+        level_count: Levels in the chain.
+        checkpoints: How the snapshots compared.
+        crossed: Events behind which the book was crossed.
+        closing: The book at the end, with its digest, or None.
+    """
+
+    tables: list[Table]
+    lines: Lines
+    bounds: DayBounds
+    fates: Fates
+    flags: NDArray[np.uint8]
+    level_count: int
+    checkpoints: Checkpoints
+    crossed: int
+    closing: BookDigest | None
+
+
+def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
+    """Merge the lines of one day.
+
+    Args:
+        request: The day, its pins, its opening book and its snapshots.
+        chunks: Every chunk of every line that may hold frames of the day, any order; read up to three times.
+
+    Returns:
+        Tables and findings. The same multiset of lines and the same request give the same bytes.
+
+    Raises:
+        CorruptionError: A chunk is damaged.
+    """
+    chunks = sorted(chunks, key=lambda chunk: (chunk.collector, chunk.connection, chunk.date))
+    texts = ChunkTexts(chunks)
+    lines = read_lines(chunks, request.market, start_update_id=request.start_update_id)
+    bounds = day_bounds(lines, chunks, request.date, request.start_update_id, request.end_update_id)
+    fates = decide(lines, bounds, texts, request.market)
+    templates = TemplateSet(lines.templates)
+    snapshots, finest = _usable(request, lines, fates, texts)
+    flags = _flags(lines, fates)
+    book = DayBook(
+        final=lines.final[fates.chain],
+        prev=lines.prev[fates.chain],
+        breaks=np.flatnonzero(flags & (GAP_BEFORE | EPOCH_START)),
+        snapshots=snapshots,
+        price_exponent=finest[0],
+        quantity_exponent=finest[1],
+    )
+    book.open(request.opening)
+    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, templates, book)
+    closing_row = book.closing(bounds.end_update_id)
+    closing = None if closing_row is None else BookDigest(update_id=closing_row.update_id, sha256=book.closing_sha256())
+    tables = [
+        depth,
+        _write_arrival(lines, fates, templates),
+        _write_snapshots(request.opening, snapshots, book.verdicts, closing_row, finest),
+        _write_verbatim(lines, fates, texts),
+    ]
+    return MergedDay(
+        tables=[table for table in tables if table.rows or table.name == "depth"],
+        lines=lines,
+        bounds=bounds,
+        fates=fates,
+        flags=flags,
+        level_count=level_count,
+        checkpoints=book.results(),
+        crossed=book.crossed,
+        closing=closing,
+    )
+
+
+def _usable(request: DayRequest, lines: Lines, fates: Fates, texts: ChunkTexts) -> tuple[list[SnapshotCopy], tuple[int, int]]:
+    """Return the snapshots in order, and the exponents that hold every number of the day exactly."""
+    slow = fates.chain[lines.template[fates.chain] == SLOW]
+    frames = [line.split(b" ", 1)[1] for line in texts.lines(lines.chunk[slow], lines.offset[slow], lines.length[slow])]
+    used = np.unique(lines.template[fates.chain]).tolist()
+    price_exponent, quantity_exponent = exponents(lines.templates, used, frames, market=request.market)
+    price, quantity = [-price_exponent], [-quantity_exponent]
+    if request.opening is not None:
+        price.append(-request.opening.price_exponent)
+        quantity.append(-request.opening.quantity_exponent)
+    ordered = sorted(request.snapshots, key=lambda s: (s.snapshot.last_update_id, s.collector, s.receive_time_ns, s.connection))
+    near = [copy for copy in ordered if _touches(copy, lines, fates)]
+    for copy in near:
+        decimals = decimals_of(copy.snapshot)
+        price.append(decimals[0])
+        quantity.append(decimals[1])
+    finest = (-max(price), -max(quantity))
+    return [copy for copy in near if _fits(copy, finest)], finest
+
+
+def _touches(copy: SnapshotCopy, lines: Lines, fates: Fates) -> bool:
+    """Whether the snapshot speaks of an id of this day's chain; others belong to a neighbour."""
+    if len(fates.chain) == 0:
+        return False
+    last = copy.snapshot.last_update_id
+    return bool(lines.prev[fates.chain].min() <= last <= lines.final[fates.chain].max())
+
+
+def _fits(copy: SnapshotCopy, finest: tuple[int, int]) -> bool:
+    try:
+        for side in (copy.snapshot.bids, copy.snapshot.asks):
+            mantissas([price for price, _ in side], finest[0])
+            mantissas([quantity for _, quantity in side], finest[1])
+    except OverflowError:  # a number beyond 64 bits: no book of ours can hold it
+        return False
+    return True
+
+
+def _flags(lines: Lines, fates: Fates) -> NDArray[np.uint8]:
+    chain = fates.chain
+    flags = np.zeros(len(chain), np.uint8)
+    flags[fates.gap_after >= 0] |= GAP_BEFORE
+    flags[fates.overlap_at >= 0] |= OVERLAP
+    if len(chain):
+        flags[1:][lines.line[chain[1:]] != lines.line[chain[:-1]]] |= LINE_SWITCH
+        flags[1:][lines.epoch[chain[1:]] != lines.epoch[chain[:-1]]] |= EPOCH_START
+        if lines.epoch[chain[0]] > 0:
+            flags[0] |= EPOCH_START
+    return flags
+
+
+def _batch_text(lines: Lines, rows: Ints, texts: ChunkTexts) -> tuple[bytes, Ints, list[bytes]]:
+    """Return the rows' lines one behind the other, newline-terminated, with their offsets."""
+    found = texts.lines(lines.chunk[rows], lines.offset[rows], lines.length[rows])
+    offsets = np.zeros(len(rows), np.int64)
+    np.cumsum(lines.length[rows[:-1]].astype(np.int64) + 1, out=offsets[1:])
+    return b"\n".join(found) + b"\n", offsets, found
+
+
+def _write_depth(
+    market: Market,
+    lines: Lines,
+    fates: Fates,
+    flags: NDArray[np.uint8],
+    texts: ChunkTexts,
+    templates: TemplateSet,
+    book: DayBook,
+) -> tuple[Table, int]:
+    sink = io.BytesIO()
+    level_count = 0
+    with TableWriter(DEPTH, sink, templates=list(templates)) as writer:
+        for begin in range(0, len(fates.chain), ROW_GROUP_EVENTS):
+            rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
+            text, offsets, found = _batch_text(lines, rows, texts)
+            batch = levels(
+                text,
+                offsets,
+                lines.length[rows],
+                lines.template[rows],
+                templates,
+                market=market,
+                price_exponent=book.price_exponent,
+                quantity_exponent=book.quantity_exponent,
+            )
+            unknown = book.advance(begin, batch)
+            flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
+            level_count += len(batch.bid_price) + len(batch.ask_price)
+            columns = _columns(lines, rows, flags[begin : begin + len(rows)], batch, book, found)
+            writer.write(columns.to_batch())
+    return Table("depth", sink.getvalue(), len(fates.chain)), level_count
+
+
+def _columns(
+    lines: Lines, rows: Ints, flags: NDArray[np.uint8], batch: Levels, book: DayBook, found: list[bytes]
+) -> DepthColumns:
+    template = lines.template[rows]
+    slow = np.flatnonzero(template == SLOW).tolist()
+    return DepthColumns(
+        prev=lines.prev[rows],
+        first=lines.first[rows],
+        final=lines.final[rows],
+        event_time_us=lines.event_time_us[rows],
+        transaction_time_us=lines.transaction_time_us[rows],
+        receive_time_ns=lines.receive_time_ns[rows],
+        collector=lines.line[rows].astype(np.int32),
+        collector_names=tuple(lines.collectors),
+        connection=lines.connection[rows].astype(np.int32),
+        connection_names=tuple(lines.connections),
+        template=template,
+        flags=flags,
+        price_exponent=book.price_exponent,
+        quantity_exponent=book.quantity_exponent,
+        bid_offsets=batch.bid_offsets,
+        bid_price=batch.bid_price,
+        bid_quantity=batch.bid_quantity,
+        ask_offsets=batch.ask_offsets,
+        ask_price=batch.ask_price,
+        ask_quantity=batch.ask_quantity,
+        frame={position: found[position].split(b" ", 1)[1] for position in slow},
+    )
+
+
+def _write_arrival(lines: Lines, fates: Fates, templates: TemplateSet) -> Table:
+    rows = np.flatnonzero(fates.fate == Fate.DUPLICATE)
+    order = np.lexsort(
+        (
+            lines.event_time_us[rows],
+            lines.template[rows],
+            lines.receive_time_ns[rows],
+            lines.connection[rows],
+            lines.line[rows],
+            lines.prev[rows],
+            lines.final[rows],
+            lines.epoch[rows],
+        )
+    )
+    rows = rows[order]
+    sink = io.BytesIO()
+    with TableWriter(ARRIVAL, sink, templates=list(templates)) as writer:
+        for begin in range(0, len(rows), ROW_GROUP_EVENTS):
+            part = rows[begin : begin + ROW_GROUP_EVENTS]
+            writer.write(
+                pa.RecordBatch.from_arrays(
+                    [
+                        pa.array(lines.prev[part]),
+                        pa.array(lines.final[part]),
+                        nullable_times(lines.event_time_us[part]),
+                        pa.array(lines.receive_time_ns[part]).view(pa.timestamp("ns", "UTC")),
+                        dictionary_array(lines.line[part].astype(np.int32), lines.collectors),
+                        dictionary_array(lines.connection[part].astype(np.int32), lines.connections),
+                        pa.array(lines.template[part]),
+                    ],
+                    schema=ARRIVAL,
+                )
+            )
+    return Table("arrival", sink.getvalue(), len(rows))
+
+
+def _write_verbatim(lines: Lines, fates: Fates, texts: ChunkTexts) -> Table:
+    rows = np.flatnonzero(np.isin(fates.fate, VERBATIM))
+    found = texts.lines(lines.chunk[rows], lines.offset[rows], lines.length[rows])
+    records = [
+        (lines.collectors[line], lines.connections[connection], time, Fate(fate).reason, text.split(b" ", 1)[-1])
+        for line, connection, time, fate, text in zip(
+            lines.line[rows].tolist(),
+            lines.connection[rows].tolist(),
+            lines.receive_time_ns[rows].tolist(),
+            fates.fate[rows].tolist(),
+            found,
+            strict=True,
+        )
+    ]
+    return verbatim_table(records)
+
+
+def verbatim_table(records: list[tuple[str, str, int, str, bytes]]) -> Table:
+    """Write frames as they came.
+
+    Args:
+        records: `(collector, connection, receive_time_ns, reason, frame)`, any order; sorted here, by what is in them.
+    """
+    records.sort(key=lambda record: (record[0], record[1], record[2], record[4], record[3]))
+    sink = io.BytesIO()
+    with TableWriter(VERBATIM_SCHEMA, sink) as writer:
+        for begin in range(0, len(records), ROW_GROUP_EVENTS):
+            part = records[begin : begin + ROW_GROUP_EVENTS]
+            writer.write(
+                pa.RecordBatch.from_arrays(
+                    [
+                        pa.array([record[0] for record in part], pa.string()).dictionary_encode(),
+                        pa.array([record[1] for record in part], pa.string()).dictionary_encode(),
+                        pa.array([record[2] for record in part], pa.timestamp("ns", "UTC")),
+                        pa.array([record[3] for record in part], pa.string()).dictionary_encode(),
+                        pa.array([record[4] for record in part], pa.binary()),
+                    ],
+                    schema=VERBATIM_SCHEMA,
+                )
+            )
+    return Table("verbatim", sink.getvalue(), len(records))
+
+
+def _write_snapshots(
+    opening: BookRow | None,
+    snapshots: list[SnapshotCopy],
+    verdicts: list[str],
+    closing: BookRow | None,
+    finest: tuple[int, int],
+) -> Table:
+    rows: list[dict[str, object]] = []
+    if opening is not None:
+        rows.append(_book_row("opening", opening))
+    for copy, verdict in zip(snapshots, verdicts, strict=True):
+        rows.append(
+            {
+                "kind": "rest",
+                "last_update_id": copy.snapshot.last_update_id,
+                "event_time": copy.snapshot.event_time_us,
+                "transaction_time": copy.snapshot.transaction_time_us,
+                "receive_time": copy.receive_time_ns,
+                "collector": copy.collector,
+                "connection": copy.connection,
+                "limit": copy.limit or None,
+                "verdict": verdict,
+                "price_exponent": finest[0],
+                "quantity_exponent": finest[1],
+                "bid_price": mantissas([price for price, _ in copy.snapshot.bids], finest[0]),
+                "bid_quantity": mantissas([quantity for _, quantity in copy.snapshot.bids], finest[1]),
+                "ask_price": mantissas([price for price, _ in copy.snapshot.asks], finest[0]),
+                "ask_quantity": mantissas([quantity for _, quantity in copy.snapshot.asks], finest[1]),
+            }
+        )
+    if closing is not None:
+        rows.append(_book_row("closing", closing))
+    sink = io.BytesIO()
+    with TableWriter(SNAPSHOT, sink) as writer:
+        for row in rows:
+            writer.write(pa.RecordBatch.from_pylist([row], schema=SNAPSHOT))
+    return Table("snapshot", sink.getvalue(), len(rows))
+
+
+def _book_row(kind: str, row: BookRow) -> dict[str, object]:
+    return {
+        "kind": kind,
+        "last_update_id": row.update_id,
+        "event_time": None,
+        "transaction_time": None,
+        "receive_time": None,
+        "collector": None,
+        "connection": None,
+        "limit": None,
+        "verdict": None,
+        "price_exponent": row.price_exponent,
+        "quantity_exponent": row.quantity_exponent,
+        "bid_price": row.bid_price,
+        "bid_quantity": row.bid_quantity,
+        "ask_price": row.ask_price,
+        "ask_quantity": row.ask_quantity,
+    }
