@@ -88,6 +88,12 @@ class Socket(Protocol):
     def pong(self, payload: bytes) -> None:
         """Send a pong that echoes `payload`."""
 
+    def pause(self) -> None:
+        """Stop reading, so that TCP slows the sender down; what was read already may still be delivered."""
+
+    def resume(self) -> None:
+        """Read again."""
+
     def close(self) -> None:
         """Start the closing handshake and give up after a short time; `on_closed` follows."""
 
@@ -99,7 +105,7 @@ class Dialer(Protocol):
     """Opens websockets."""
 
     async def dial(self, url: str, listener: SocketListener, *, timeout_s: float) -> Socket:
-        """Open `url` and deliver everything to `listener`.
+        """Open `url` and deliver everything to `listener`, but nothing before this has returned.
 
         Raises:
             OSError: The connection could not be made (DNS, refused, TLS, handshake, timeout); the text says which.

@@ -1,0 +1,68 @@
+"""HTTP GETs by aiohttp: TLS verified, no redirects followed, bodies bounded, environment proxies ignored."""
+
+from __future__ import annotations
+
+import ssl
+from types import TracebackType
+
+import aiohttp
+
+from twintape.io.ports import Clock, RestAnswer
+
+__all__ = ["BODY_BYTES_MAX", "AiohttpRest"]
+
+BODY_BYTES_MAX = 32 * 1024 * 1024
+"""No answer of the exchange is this large (exchangeInfo is about 15 MB); a longer one is no answer."""
+CONNECTIONS_MAX = 8
+_CHUNK_BYTES = 256 * 1024
+
+
+class AiohttpRest:
+    """One connection pool. Use it as an asynchronous context manager.
+
+    Args:
+        clock: Stamps requests and answers.
+        ca_file: Trust only the authorities in this PEM file instead of the system's.
+    """
+
+    def __init__(self, clock: Clock, *, ca_file: str | None = None) -> None:
+        self._clock = clock
+        self._tls = ssl.create_default_context(cafile=ca_file)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> AiohttpRest:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=CONNECTIONS_MAX),
+            headers={"User-Agent": "twintape"},
+            auto_decompress=True,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def get(self, url: str, *, timeout_s: float) -> RestAnswer:
+        """Return whatever the server answers.
+
+        Raises:
+            OSError: There was no answer, or its body is longer than `BODY_BYTES_MAX`.
+        """
+        if self._session is None:
+            raise OSError("the HTTP client is not open")
+        request_time_ns = self._clock.wall_ns()
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s)
+            async with self._session.get(url, allow_redirects=False, timeout=timeout) as response:
+                body = bytearray()
+                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > BODY_BYTES_MAX:
+                        raise OSError(f"the answer is longer than {BODY_BYTES_MAX} bytes")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return RestAnswer(response.status, headers, bytes(body), request_time_ns, self._clock.wall_ns())
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {timeout_s:g} s") from error
+        except aiohttp.ClientError as error:
+            raise OSError(f"no answer: {type(error).__name__}: {error}") from error
