@@ -401,15 +401,22 @@ class Session:
 
     # --- what arrives ----------------------------------------------------------------------------------------------------------
 
-    def record(self, line: bytes, now_ns: int) -> int:
-        """Append a line of our own or the exchange's, and return its receive time (strictly increasing within a segment)."""
+    def stamp(self, now_ns: int) -> int:
+        """Return the receive time of the next line: wall anchor plus monotonic clock, strictly increasing within a segment."""
         receive_ns = self._anchor_ns + now_ns
         if receive_ns <= self._receive_ns:
             receive_ns = self._receive_ns + 1
         self._receive_ns = receive_ns
+        return receive_ns
+
+    def append(self, receive_ns: int, line: bytes) -> None:
+        """Append a line under a time from `stamp`."""
         self.lines.append((receive_ns, line))
         self.size += len(line)
-        return receive_ns
+
+    def record(self, line: bytes, now_ns: int) -> None:
+        """Append a line now."""
+        self.append(self.stamp(now_ns), line)
 
     def take_lines(self) -> tuple[list[tuple[int, bytes]], int]:
         """Return the lines since the last call, oldest first, and the sum of their sizes in bytes."""
