@@ -59,7 +59,7 @@ class Fates:
     gap_after: Ints
 
 
-def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market) -> Fates:
+def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market, settled: NDArray[np.bool_]) -> Fates:
     """Find the chain of the day and decide the fate of every frame.
 
     Args:
@@ -67,8 +67,11 @@ def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market) -
         bounds: Which of them belong to the day.
         texts: Where to look when two frames of the same ids have to be compared in full.
         market: Decides how they are decoded then.
+        settled: bool[n], frames that an earlier generation of this day has settled: their raw bytes may be gone, so they are kept even if the day's
+            bounds have moved since.
     """
     fate = np.full(len(lines), Fate.OWED, np.int8)
+    fate[settled & ~bounds.inside] = Fate.STALE
     fate[bounds.inside & (lines.template == UNDECODABLE)] = Fate.UNDECODABLE
     day = np.flatnonzero(bounds.inside & (lines.template != UNDECODABLE))
     chain, overlap_at, gap_after = _chain(lines, day, bounds.start_update_id)

@@ -118,11 +118,11 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
     Raises:
         CorruptionError: A chunk is damaged.
     """
-    chunks = sorted(chunks, key=lambda chunk: (chunk.collector, chunk.connection, chunk.date))
     texts = ChunkTexts(chunks)
     lines = read_lines(chunks, request.market, start_update_id=request.start_update_id)
     bounds = day_bounds(lines, chunks, request.date, request.start_update_id, request.end_update_id)
-    fates = decide(lines, bounds, texts, request.market)
+    settled = np.array([chunk.source < 0 for chunk in chunks], bool)[lines.chunk]
+    fates = decide(lines, bounds, texts, request.market, settled)
     templates = TemplateSet(lines.templates)
     snapshots, finest = _usable(request, lines, fates, texts)
     flags = _flags(lines, fates)

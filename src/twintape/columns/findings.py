@@ -1,0 +1,228 @@
+"""What a merge found, in the words of a proof: path, switches, overlaps, gaps with their class, statistics of each line, fates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from twintape.columns.fates import VERBATIM, Fate
+from twintape.columns.lines import Chunk
+from twintape.columns.merge import MergedDay
+from twintape.columns.schema import BOOK_UNKNOWN, EPOCH_START, GAP_BEFORE, LINE_SWITCH
+from twintape.core.manifest import EpochStart, Fates, GapRecord, LineStatistics, Overlap, PathRun, Switch, UnknownRange
+
+__all__ = [
+    "epochs",
+    "fate_table",
+    "gaps",
+    "line_statistics",
+    "overlaps",
+    "path_runs",
+    "settled_by_source",
+    "switches",
+    "unknown_ranges",
+]
+
+Ints = NDArray[np.int64]
+
+
+def _runs(starts: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return the half-open ranges that begin where `starts` is true."""
+    edges = [*np.flatnonzero(starts).tolist(), len(starts)]
+    return list(pairwise(edges))
+
+
+def path_runs(day: MergedDay) -> list[PathRun]:
+    """Return the stretches of the chain that were taken from one line without a gap."""
+    chain = day.fates.chain
+    if len(chain) == 0:
+        return []
+    starts = (day.flags & (LINE_SWITCH | GAP_BEFORE | EPOCH_START)) != 0
+    starts[0] = True
+    lines = day.lines
+    return [
+        PathRun(
+            collector=lines.collectors[int(lines.line[chain[begin]])],
+            prev_update_id=int(lines.prev[chain[begin]]),
+            final_update_id=int(lines.final[chain[end - 1]]),
+            events=end - begin,
+        )
+        for begin, end in _runs(starts)
+    ]
+
+
+def switches(day: MergedDay) -> list[Switch]:
+    """Return every change of line."""
+    chain, lines = day.fates.chain, day.lines
+    return [
+        Switch(
+            at=int(lines.final[chain[k - 1]]),
+            source=lines.collectors[int(lines.line[chain[k - 1]])],
+            target=lines.collectors[int(lines.line[chain[k]])],
+        )
+        for k in np.flatnonzero(day.flags & LINE_SWITCH).tolist()
+    ]
+
+
+def overlaps(day: MergedDay) -> list[Overlap]:
+    """Return every event that was applied inside its interval."""
+    chain, lines = day.fates.chain, day.lines
+    return [
+        Overlap(
+            at=int(day.fates.overlap_at[k]),
+            prev_update_id=int(lines.prev[chain[k]]),
+            final_update_id=int(lines.final[chain[k]]),
+            collector=lines.collectors[int(lines.line[chain[k]])],
+        )
+        for k in np.flatnonzero(day.fates.overlap_at >= 0).tolist()
+    ]
+
+
+def epochs(day: MergedDay) -> list[EpochStart]:
+    """Return the first event of every restarted id space."""
+    chain, lines = day.fates.chain, day.lines
+    return [
+        EpochStart(prev_update_id=int(lines.prev[chain[k]]), first_event_time_us=int(lines.event_time_us[chain[k]]))
+        for k in np.flatnonzero(day.flags & EPOCH_START).tolist()
+    ]
+
+
+def unknown_ranges(day: MergedDay) -> list[UnknownRange]:
+    """Return the stretches behind whose events the book is not known."""
+    unknown = (day.flags & BOOK_UNKNOWN) != 0
+    if not unknown.any():
+        return []
+    chain, lines = day.fates.chain, day.lines
+    starts = unknown.copy()
+    starts[1:] ^= unknown[:-1]
+    starts[0] = True
+    return [
+        UnknownRange(
+            prev_update_id=int(lines.prev[chain[begin]]), final_update_id=int(lines.final[chain[end - 1]]), events=end - begin
+        )
+        for begin, end in _runs(starts)
+        if unknown[begin]
+    ]
+
+
+def gaps(day: MergedDay) -> list[GapRecord]:
+    """Return every gap with the reason the lines' own records give.
+
+    A line *heard through* a gap if one connection delivered both the last event before it and the first behind it. Two such lines make it the exchange's;
+    if none did, it is the collectors'; one alone cannot tell.
+    """
+    found = []
+    chain, lines = day.fates.chain, day.lines
+    for k in np.flatnonzero(day.flags & GAP_BEFORE).tolist():
+        row = int(chain[k])
+        after, behind = int(day.fates.gap_after[k]), int(lines.prev[row])
+        records = [_across(day, line, int(lines.epoch[row]), after, behind) for line in range(len(lines.collectors))]
+        through = sum(record == "heard through" for record in records)
+        if through >= 2:
+            kind = "exchange-side"
+        elif through == 0:
+            kind = "collector-side"
+        else:
+            kind = "unknown"
+        words = ", ".join(f"{name}: {record}" for name, record in zip(lines.collectors, records, strict=True))
+        found.append(
+            GapRecord(
+                after_update_id=after,
+                next_prev_update_id=behind,
+                gap_class=kind,
+                from_event_time_us=int(lines.event_time_us[chain[k - 1]]) if k else None,
+                to_event_time_us=int(lines.event_time_us[row]),
+                reason=words,
+            )
+        )
+    return found
+
+
+def _across(day: MergedDay, line: int, epoch: int, after: int, behind: int) -> str:
+    lines = day.lines
+    mine = np.flatnonzero((lines.line == line) & (lines.epoch == epoch))
+    final = lines.final[mine]
+    before = int(np.searchsorted(final, after, side="right")) - 1
+    next_ = int(np.searchsorted(final, behind, side="right"))
+    if before < 0 and next_ >= len(mine):
+        return "no data"
+    if before < 0:
+        return "no data before"
+    if next_ >= len(mine):
+        return "no data behind"
+    if lines.connection[mine[before]] == lines.connection[mine[next_]]:
+        return "heard through"
+    return "another connection behind"
+
+
+def line_statistics(day: MergedDay) -> list[LineStatistics]:
+    """Return what each collector contributed to the day."""
+    lines, fate = day.lines, day.fates.fate
+    heard_by = _lines_per_event(day)
+    found = []
+    for number, collector in enumerate(lines.collectors):
+        mine = lines.line == number
+        inside = mine & (fate != Fate.OWED)
+        chosen = mine & (fate == Fate.CHOSEN)
+        times = lines.receive_time_ns[inside]
+        found.append(
+            LineStatistics(
+                collector=collector,
+                frames=int(mine.sum()),
+                chosen=int(chosen.sum()),
+                duplicate=int((mine & (fate == Fate.DUPLICATE)).sum()),
+                verbatim=int(np.isin(fate[mine], VERBATIM).sum()),
+                owed=int((mine & (fate == Fate.OWED)).sum()),
+                only_here=int((heard_by[day.fates.place[chosen]] == 1).sum()),
+                first_receive_time_ns=int(times.min()) if len(times) else None,
+                last_receive_time_ns=int(times.max()) if len(times) else None,
+                gaps=_gaps_of_line(day, inside),
+            )
+        )
+    return found
+
+
+def _lines_per_event(day: MergedDay) -> Ints:
+    """Return for every event of the chain how many collectors heard it in this form."""
+    place = day.fates.place
+    known = np.flatnonzero(place >= 0)
+    pairs = np.unique(np.stack([place[known], day.lines.line[known]]), axis=1)
+    return np.bincount(pairs[0], minlength=len(day.fates.chain))
+
+
+def _gaps_of_line(day: MergedDay, inside: NDArray[np.bool_]) -> int:
+    """Return how many holes the line alone would have, between its first and its last event of the day."""
+    rows = np.flatnonzero(inside & (day.lines.epoch >= 0))
+    total = 0
+    for epoch in np.unique(day.lines.epoch[rows]).tolist():
+        part = rows[day.lines.epoch[rows] == epoch]
+        high = np.maximum.accumulate(day.lines.final[part])
+        least = np.minimum.accumulate(day.lines.prev[part][::-1])[::-1]
+        total += int((least[1:] > high[:-1]).sum())
+    return total
+
+
+def fate_table(day: MergedDay) -> Fates:
+    """Return how many frames of each collector met which fate."""
+
+    def by_collector(fate: Fate) -> dict[str, int]:
+        counts = np.bincount(day.lines.line[day.fates.fate == fate], minlength=len(day.lines.collectors))
+        return {name: int(count) for name, count in zip(day.lines.collectors, counts.tolist(), strict=True) if count}
+
+    verbatim = {fate.reason: by_collector(fate) for fate in VERBATIM}
+    return Fates(
+        chosen=by_collector(Fate.CHOSEN),
+        duplicate=by_collector(Fate.DUPLICATE),
+        verbatim={reason: counts for reason, counts in verbatim.items() if counts},
+        owed=by_collector(Fate.OWED),
+    )
+
+
+def settled_by_source(day: MergedDay, chunks: Sequence[Chunk], sources: int) -> list[int]:
+    """Return how many frames of each raw segment the day settled."""
+    source = np.array([chunk.source for chunk in chunks], np.int64)[day.lines.chunk]
+    inside = (day.fates.fate != Fate.OWED) & (source >= 0)
+    return [int(count) for count in np.bincount(source[inside], minlength=sources)]

@@ -1,0 +1,151 @@
+"""The check before a proof: what was read back from the store against the raw lines it came from.
+
+Two questions, both answered from bytes alone. *Conservation*: do the outputs render to exactly the raw lines of the day, each as often as it
+was heard, and are the raw lines that are missing from them really other days'? *Chain*: does every row join the one before as its flags say?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.lines import Chunk
+from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
+from twintape.core.errors import CorruptionError
+from twintape.core.markets import Market
+from twintape.core.wire import depth_ids
+
+__all__ = ["ChainCheck", "Verified", "check_chain", "verify_day"]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainCheck:
+    """What the flags of a depth table say about its chain: rows, gaps, overlaps, epochs; ids at both ends (None without rows)."""
+
+    rows: int
+    gaps: list[tuple[int, int]]
+    overlaps: int
+    epochs: int
+    first_prev: int | None
+    last_final: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """The outcome of a verification that found nothing wrong.
+
+    Attributes:
+        raw_lines: Lines read on the raw side.
+        settled: Of them, how many the outputs hold.
+        owed: The rest; each of them lies outside the day.
+        chain: The chain of the depth table, None for streams that are not spliced.
+        rendered: Depth and arrival rows that a template rendered.
+        kept: Rows and frames that are kept verbatim.
+    """
+
+    raw_lines: int
+    settled: int
+    owed: int
+    chain: ChainCheck | None
+    rendered: int
+    kept: int
+
+
+def verify_day(
+    chunks: Sequence[Chunk],
+    outputs: Outputs,
+    *,
+    date: str,
+    market: Market,
+    start_update_id: int | None,
+    end_update_id: int | None,
+) -> Verified:
+    """Compare the outputs of a day with its raw lines.
+
+    Args:
+        chunks: Everything the merge was given.
+        outputs: The files, as read back.
+        date: The day.
+        market: Decides what an event covers.
+        start_update_id: Where the day's chain stands before its first event, for a depth stream.
+        end_update_id: Where it stands behind its last.
+
+    Raises:
+        CorruptionError: The outputs are not what the raw lines say, or a file is damaged. Nothing may be published.
+    """
+    raw = digest_lines(list(chunks))
+    archived = digest_lines(expand(outputs, date))
+    left, strangers = missing_lines(raw, archived)
+    if strangers:
+        raise CorruptionError(f"{strangers} archived frames are not among the raw lines, byte for byte")
+    depth = outputs.reader("depth", DEPTH)
+    for row in left.tolist():
+        chunk = chunks[int(raw.chunk[row])]
+        offset = int(raw.offset[row])
+        line = chunk.load()[offset : offset + int(raw.length[row])]
+        if not _outside(line, chunk, date, market, start_update_id, end_update_id, spliced=depth is not None):
+            raise CorruptionError(f"a raw line of {chunk.collector} {chunk.connection} is not in the archive: {line[:200]!r}")
+    verbatim = outputs.reader("verbatim", VERBATIM)
+    arrival = outputs.reader("arrival", ARRIVAL)
+    kept = 0 if verbatim is None else verbatim.rows
+    rows = (0 if depth is None else depth.rows) + (0 if arrival is None else arrival.rows)
+    return Verified(
+        raw_lines=len(raw.chunk),
+        settled=len(archived.chunk),
+        owed=len(left),
+        chain=None if depth is None else check_chain(outputs),
+        rendered=rows,
+        kept=kept,
+    )
+
+
+def _outside(line: bytes, chunk: Chunk, date: str, market: Market, start: int | None, end: int | None, *, spliced: bool) -> bool:
+    """Whether a raw line that the day did not settle belongs to another day."""
+    if not spliced:
+        return chunk.date != date
+    ids = depth_ids(line.split(b" ", 1)[-1], market)
+    if ids is None:
+        return chunk.date != date
+    if start is None or end is None:
+        return chunk.date != date
+    return ids[1] <= start or ids[1] > end
+
+
+def check_chain(outputs: Outputs) -> ChainCheck:
+    """Walk the depth table and compare every join with the row's flags.
+
+    Raises:
+        CorruptionError: A row does not join as it says.
+    """
+    reader = outputs.reader("depth", DEPTH)
+    if reader is None:
+        raise CorruptionError("a depth day without a depth table")
+    gaps: list[tuple[int, int]] = []
+    overlaps = epochs = rows = 0
+    first: int | None = None
+    at: int | None = None
+    for batch in reader:
+        prev = np.asarray(batch.column("prev_update_id"))
+        final = np.asarray(batch.column("final_update_id"))
+        flags = np.asarray(batch.column("flags"))
+        if first is None and len(prev):
+            first = int(prev[0])
+        before = np.r_[np.int64(prev[0] if at is None else at), final[:-1]]
+        epoch = (flags & EPOCH_START) != 0
+        gap = (prev > before) & ~epoch
+        overlap = (prev < before) & (final > before) & ~epoch
+        wrong = (~epoch & (final <= before)) | (gap != ((flags & GAP_BEFORE) != 0)) | (overlap != ((flags & OVERLAP) != 0))
+        if rows == 0 and len(wrong):
+            wrong[0] = False  # what lies before the first row is the proof's to say
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            raise CorruptionError(f"row {rows + row}: ({prev[row]}, {final[row]}] behind {before[row]} with flags {flags[row]}")
+        gaps += [(int(before[k]), int(prev[k])) for k in np.flatnonzero(gap).tolist()]
+        overlaps += int(overlap.sum())
+        epochs += int(epoch.sum())
+        rows += batch.num_rows
+        at = int(final[-1]) if len(final) else at
+    return ChainCheck(rows, gaps, overlaps, epochs, first, at)
