@@ -12,8 +12,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
+from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
@@ -34,6 +33,7 @@ __all__ = [
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Bytes = NDArray[np.uint8]
+Int8s = NDArray[np.int8]
 Int16s = NDArray[np.int16]
 Int32s = NDArray[np.int32]
 Int64s = NDArray[np.int64]
@@ -62,9 +62,14 @@ def kernel(function: Function) -> Function:
     return cast("Function", numba.njit(cache=True, nogil=True)(function))
 
 
+def inlined(function: Function) -> Function:
+    """Compile `function` into each of its callers; for the few lines that run for every number."""
+    return cast("Function", numba.njit(cache=True, nogil=True, forceinline=True)(function))
+
+
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), ir.IntType(64).as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), cgutils.intp_t.as_pointer())
 
 
 def _load_word(typing_context: Any, array: Any, index: Any) -> Any:  # noqa: ARG001 - numba's calling convention
@@ -84,25 +89,30 @@ def _store_word(typing_context: Any, array: Any, index: Any, word: Any) -> Any: 
 
 def _trailing_zeros(typing_context: Any, word: Any) -> Any:  # noqa: ARG001 - numba's calling convention
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
+        return builder.cttz(arguments[0], cgutils.false_bit)
 
     return types.int64(types.uint64), generate
 
 
-_load: Callable[[Bytes, int], np.uint64] = intrinsic(_load_word)
-_store: Callable[[Bytes, int, np.uint64], None] = intrinsic(_store_word)
-_zeros: Callable[[np.uint64], int] = intrinsic(_trailing_zeros)
+_load = cast("Callable[[Bytes, int], np.uint64]", intrinsic(_load_word))
+_store = cast("Callable[[Bytes, int, np.uint64], None]", intrinsic(_store_word))
+_zeros = cast("Callable[[np.uint64], int]", intrinsic(_trailing_zeros))
 
 
 @kernel
-def word_at(text: Bytes, position: int) -> np.uint64:
-    """Return the eight bytes from `position`; behind the end of the text there are zeros."""
-    if position + 8 <= text.size:
-        return _load(text, position)
+def _last_word(text: Bytes, position: int) -> np.uint64:
     word = np.uint64(0)
     for index in range(text.size - 1, position - 1, -1):
         word = (word << np.uint64(8)) | np.uint64(text[index])
     return word
+
+
+@inlined
+def word_at(text: Bytes, position: int) -> np.uint64:
+    """Return the eight bytes from `position`; behind the end of the text there are zeros."""
+    if position + 8 <= text.size:
+        return _load(text, position)
+    return _last_word(text, position)
 
 
 @kernel
@@ -117,45 +127,51 @@ def same_bytes(text: Bytes, position: int, other: Bytes, start: int, stop: int) 
     if done == size:
         return True
     shift = np.uint64(8 * (8 - (size - done)))
-    return (word_at(text, position + done) << shift) == (word_at(other, start + done) << shift)
+    difference = (word_at(text, position + done) ^ word_at(other, start + done)) << shift
+    return bool(difference == np.uint64(0))
 
 
-@kernel
-def _eight_digits(word: np.uint64) -> tuple[int, int]:
-    # Returns how many of the word's first bytes are digits, and their value.
+@inlined
+def eight_digits(word: np.uint64) -> tuple[int, np.uint64]:
+    """Return how many of the word's first bytes are digits, and these digits as byte values, the last one in the highest byte."""
     values = word ^ _ASCII_ZEROS
     # A byte over nine sets its high bit; the carry out of it can only disturb later bytes.
     others = (values | (values + _ABOVE_NINE)) & _HIGH_BITS
     if others == np.uint64(0):
-        count = 8
-    else:
-        count = _zeros(others) >> 3
-        if count == 0:
-            return 0, 0
-        values <<= np.uint64(64 - 8 * count)
+        return 8, values
+    count = _zeros(others) >> 3
+    if count == 0:
+        return 0, np.uint64(0)
+    return count, values << np.uint64(64 - 8 * count)
+
+
+@inlined
+def value_of(values: np.uint64) -> Any:
+    """Return the number that eight byte values spell, most significant in the lowest byte."""
     values = ((values & _PAIRS) * np.uint64(2561)) >> np.uint64(8)
     values = ((values & _QUADS) * np.uint64(6553601)) >> np.uint64(16)
-    values = ((values & _HALVES) * np.uint64(42949672960001)) >> np.uint64(32)
-    return count, np.int64(values)
+    return np.int64(((values & _HALVES) * np.uint64(42949672960001)) >> np.uint64(32))
 
 
 @kernel
 def digits(text: Bytes, position: int) -> tuple[int, int]:
     """Return how many digits stand at `position` and their value; over 18 digits count as none."""
-    count, value = _eight_digits(word_at(text, position))
-    if count < 8:
-        return count, value
-    more, rest = _eight_digits(word_at(text, position + 8))
-    value = value * POWERS_OF_TEN[more] + rest
-    if more < 8:
-        return 8 + more, value
-    more, rest = _eight_digits(word_at(text, position + 16))
-    if more > DIGITS_MAX - 16:
-        return 0, 0
-    return 16 + more, value * POWERS_OF_TEN[more] + rest
+    count, values = eight_digits(word_at(text, position))
+    value = value_of(values)
+    if count == 8:
+        more, values = eight_digits(word_at(text, position + 8))
+        count += more
+        value = value * POWERS_OF_TEN[more] + value_of(values)
+        if more == 8:
+            more, values = eight_digits(word_at(text, position + 16))
+            if more > DIGITS_MAX - 16:
+                return 0, 0
+            count += more
+            value = value * POWERS_OF_TEN[more] + value_of(values)
+    return count, value
 
 
-@kernel
+@inlined
 def _absorb(text: Bytes, start: int, stop: int, first: np.uint64, second: np.uint64) -> tuple[np.uint64, np.uint64]:
     # Each step is a permutation of the state for any word, and of the word for any state.
     position = start
@@ -185,7 +201,7 @@ def hash_ranges(text: Bytes, bid_start: int, bid_stop: int, ask_start: int, ask_
     return _absorb(text, ask_start, ask_stop, first, second)
 
 
-@kernel
+@inlined
 def _digit_word(value: int) -> np.uint64:
     # The eight digits of a number below 10^8 as byte values, most significant first (lowest byte).
     number = np.uint64(value)
@@ -197,24 +213,44 @@ def _digit_word(value: int) -> np.uint64:
     return tens + ((hundreds - np.uint64(10) * tens) << np.uint64(8))
 
 
-@kernel
+@inlined
 def put_digits(out: Bytes, position: int, value: int, count: int) -> int:
-    """Write `value` with exactly `count` digits and return the position behind; up to 8 bytes behind that are scribbled over."""
-    while count > 8:
-        power = POWERS_OF_TEN[count - 8]
-        high = value // power
-        _store(out, position, _digit_word(high) + _ASCII_ZEROS)
-        value -= high * power
-        position += 8
-        count -= 8
-    _store(out, position, (_digit_word(value) + _ASCII_ZEROS) >> np.uint64(8 * (8 - count)))
+    """Write a number with exactly 1 to 8 digits and return the position behind; the bytes up to `position + 8` are scribbled over."""
+    _store(out, position, (_digit_word(value) + _ASCII_ZEROS) >> np.uint64(64 - 8 * count))
     return position + count
 
 
+@inlined
+def _put_short(out: Bytes, position: int, value: int) -> int:
+    word = _digit_word(value)
+    skip = _zeros(word | np.uint64(1 << 56)) & ~7
+    _store(out, position, (word + _ASCII_ZEROS) >> np.uint64(skip))
+    return position + 8 - (skip >> 3)
+
+
 @kernel
+def _put_long(out: Bytes, position: int, value: int) -> int:
+    high = value // POWERS_OF_TEN[8]
+    low = value - high * POWERS_OF_TEN[8]
+    if high < POWERS_OF_TEN[8]:
+        position = _put_short(out, position, high)
+    else:
+        top = high // POWERS_OF_TEN[8]
+        position = put_digits(out, _put_short(out, position, top), high - top * POWERS_OF_TEN[8], 8)
+    return put_digits(out, position, low, 8)
+
+
+@inlined
 def put_integer(out: Bytes, position: int, value: int) -> int:
-    """Write a non-negative `value` below 10^18 and return the position behind; up to 8 bytes behind that are scribbled over."""
-    count = 1
-    while count < DIGITS_MAX and value >= POWERS_OF_TEN[count]:
-        count += 1
-    return put_digits(out, position, value, count)
+    """Write a non-negative integer and return the position behind; up to 8 bytes behind that are scribbled over."""
+    if value < POWERS_OF_TEN[8]:
+        return _put_short(out, position, value)
+    return _put_long(out, position, value)
+
+
+@inlined
+def put_bytes(out: Bytes, position: int, source: Bytes, start: int, stop: int) -> int:
+    """Copy `source[start:stop]`, behind which `source` has 8 more bytes, and return the position behind."""
+    for done in range(0, stop - start, 8):
+        _store(out, position + done, _load(source, start + done))
+    return position + stop - start

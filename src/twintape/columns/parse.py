@@ -1,4 +1,4 @@
-"""Depth frames to columns: a compiled matcher for frames printed exactly as a template says, and a slow way for all others.
+r"""Depth frames to columns: a compiled matcher for frames printed exactly as a template says, and a slow way for all others.
 
 A *template* is a frame with its variable fields cut out. A line matches when the literal text between the fields is equal byte for
 byte and every field is spelled in the one way a printer would spell it (no superfluous zeros, exactly the template's decimals), so
@@ -24,14 +24,18 @@ from twintape.columns.kernel import (
     DIGITS_MAX,
     POWERS_OF_TEN,
     Bytes,
+    Int8s,
     Int16s,
     Int32s,
     Int64s,
     Words,
     digits,
+    eight_digits,
     hash_ranges,
+    inlined,
     kernel,
     same_bytes,
+    value_of,
     word_at,
 )
 from twintape.columns.schema import Template
@@ -59,6 +63,9 @@ UNDECODABLE = -2
 """Template code of a frame that is no depth frame, or an impossible one."""
 TEMPLATES_MAX = 256
 """Shapes of frames per stream; any further shape goes the slow way."""
+
+DECIMALS_MAX = 8
+"""Digits behind the point of a template; more go the slow way. (Binance prints at most 8.)"""
 
 _FIELDS = ("E", "T", "U", "u", "pu", "b", "a")
 _CODE = {name: code for code, name in enumerate(_FIELDS)}
@@ -90,6 +97,8 @@ class Headers:
         template: Code in the template set, or `SLOW`, or `UNDECODABLE`.
         bid_count: Levels of the bid side.
         ask_count: Levels of the ask side.
+        price_decimals: The fewest decimals that represent all prices of the event exactly (not: that were printed).
+        quantity_decimals: Likewise of its quantities.
         content_hash: uint64[n, 2]: two independent hashes of the text of both level arrays; 0, 0 for undecodable lines.
     """
 
@@ -104,6 +113,8 @@ class Headers:
     template: Int16s
     bid_count: Int32s
     ask_count: Int32s
+    price_decimals: Int8s
+    quantity_decimals: Int8s
     content_hash: Words
 
     def __len__(self) -> int:
@@ -213,7 +224,7 @@ class TemplateSet(Sequence[Template]):
 
 
 def frame_of(text: bytes, offset: int, length: int) -> bytes:
-    """Return the frame of the line at `offset`, without its receive time.
+    r"""Return the frame of the line at `offset`, without its receive time.
 
     >>> frame_of(b"17 {}\\n", 0, 5)
     b'{}'
@@ -228,7 +239,7 @@ def discover(frame: bytes, market: Market) -> Template | None:
     """Return the template that prints `frame`, or None if none can.
 
     Any order of keys, any further keys with constant values, raw or wrapped; but no white space around the fields, no escapes, no
-    negative ids, no numbers over 18 digits, and the same decimals throughout.
+    negative ids, no numbers over 18 digits, at most 8 of them behind the point, and the same decimals throughout.
 
     >>> frame = b'{"e":"depthUpdate","E":1725382961514,"s":"BTCUSDT","U":8,"u":9,"b":[["5.10","0.2"]],"a":[]}'
     >>> discover(frame, Market.SPOT).price_decimals
@@ -302,7 +313,12 @@ def _print_side(side: Sequence[wire.Level], decimals: tuple[int, int], template:
     for level in side:
         for number, wanted in zip(level, decimals, strict=True):
             whole, _, fraction = number.partition(".")
-            if len(whole) + len(fraction) > DIGITS_MAX or len(fraction) != wanted or (whole[0] == "0" and len(whole) > 1):
+            if (
+                len(whole) + len(fraction) > DIGITS_MAX
+                or len(fraction) != wanted
+                or wanted > DECIMALS_MAX
+                or (whole[0] == "0" and len(whole) > 1)
+            ):
                 return None
     return "[" + ",".join(f'["{price}","{quantity}"{template.level_suffix}]' for price, quantity in side) + "]"
 
@@ -310,21 +326,28 @@ def _print_side(side: Sequence[wire.Level], decimals: tuple[int, int], template:
 # --- the matcher -----------------------------------------------------------------------------------------------------------
 
 
-@kernel
-def _number(text: Bytes, position: int, decimals: int) -> tuple[int, int]:
-    # A decimal at `position`: its mantissa and the position behind it, or -1.
-    count, value = digits(text, position)
+@inlined
+def _number(text: Bytes, position: int, decimals: int, keep: int) -> tuple[int, int, np.uint64]:
+    # A decimal at `position`: its mantissa of `keep` decimals (the further ones are cut off), the position behind it or -1, and its
+    # decimals as byte values, the last one in the highest byte. The caller sees whether the number really ends there.
+    count, values = eight_digits(word_at(text, position))
+    whole = value_of(values)
+    if count == 8:
+        count, whole = digits(text, position)
     if count == 0 or (count > 1 and text[position] == 48) or count + decimals > DIGITS_MAX:
-        return 0, -1
+        return 0, -1, np.uint64(0)
     position += count
     if decimals == 0:
-        return value, position
+        return whole, position, np.uint64(0)
     if position >= text.size or text[position] != 46:
-        return 0, -1
-    count, fraction = digits(text, position + 1)
+        return 0, -1, np.uint64(0)
+    count, values = eight_digits(word_at(text, position + 1))
     if count != decimals:
-        return 0, -1
-    return value * POWERS_OF_TEN[decimals] + fraction, position + 1 + count
+        return 0, -1, np.uint64(0)
+    kept = values
+    if keep < decimals:
+        kept = values << np.uint64(8 * (decimals - keep)) if keep else np.uint64(0)
+    return whole * POWERS_OF_TEN[keep] + value_of(kept), position + 1 + count, values
 
 
 @kernel
@@ -333,47 +356,55 @@ def _side(
     position: int,
     literals: Bytes,
     numbers: Int64s,
-    store: bool,
     limits: Int64s,
     price: Int64s,
     quantity: Int64s,
     cursor: int,
+    used: Words,
 ) -> tuple[int, int]:
-    # A level array at `position`: how many levels, and the position behind it or -1. With `store`, mantissas times the factors
-    # limits[0], limits[2] go to the arrays from `cursor` on, and one over limits[1], limits[3] is no match.
+    # A level array at `position`: how many levels, and the position behind it or -1. Unless the price array is empty, mantissas go to
+    # the arrays from `cursor` on: with limits[0] decimals, times limits[1], none before that over limits[2]; limits[3:] are the
+    # quantity's. `used` collects which decimals are not zero: prices, quantities.
     size = text.size
+    store = price.size > 0
+    price_decimals, quantity_decimals, suffix_start, suffix_stop = numbers[0], numbers[1], numbers[2], numbers[3]
+    price_keep, price_factor, price_max, quantity_keep, quantity_factor, quantity_max = limits
+    price_used, quantity_used = used[0], used[1]
     if position + 2 > size or text[position] != 91:
         return 0, -1
     position += 1
     if text[position] == 93:
         return 0, position + 1
-    suffix = numbers[3] - numbers[2]
+    suffix = suffix_stop - suffix_start
     count = 0
     while True:
         if (word_at(text, position) & np.uint64(0xFFFF)) != np.uint64(0x225B):  # ["
             return 0, -1
-        mantissa, position = _number(text, position + 2, numbers[0])
+        mantissa, position, decimals = _number(text, position + 2, price_decimals, price_keep)
         if position < 0 or (word_at(text, position) & np.uint64(0xFFFFFF)) != np.uint64(0x222C22):  # ","
             return 0, -1
-        amount, position = _number(text, position + 3, numbers[1])
+        price_used |= decimals
+        amount, position, decimals = _number(text, position + 3, quantity_decimals, quantity_keep)
         if position < 0 or position + suffix + 2 >= size or text[position] != 34:
             return 0, -1
+        quantity_used |= decimals
         position += 1
         if suffix:
-            if not same_bytes(text, position, literals, numbers[2], numbers[3]):
+            if not same_bytes(text, position, literals, suffix_start, suffix_stop):
                 return 0, -1
             position += suffix
         if text[position] != 93:
             return 0, -1
         if store:
-            if mantissa > limits[1] or amount > limits[3]:
+            if mantissa > price_max or amount > quantity_max:
                 return 0, -1
-            price[cursor + count] = mantissa * limits[0]
-            quantity[cursor + count] = amount * limits[2]
+            price[cursor + count] = mantissa * price_factor
+            quantity[cursor + count] = amount * quantity_factor
         count += 1
         following = text[position + 1]
         position += 2
         if following == 93:
+            used[0], used[1] = price_used, quantity_used
             return count, position
         if following != 44:
             return 0, -1
@@ -386,7 +417,6 @@ def _match(
     literals: Bytes,
     parts: Int64s,
     numbers: Int64s,
-    store: bool,
     limits: Int64s,
     bid_price: Int64s,
     bid_quantity: Int64s,
@@ -395,11 +425,13 @@ def _match(
     ask_quantity: Int64s,
     ask_cursor: int,
     values: Int64s,
+    used: Words,
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
-    # template has none), then start, stop and count of the bid and the ask array.
+    # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty.
     values[_T] = -1
     values[_PREV] = -1
+    used[:] = 0
     for row in range(parts.shape[0]):
         if not same_bytes(text, position, literals, parts[row, 0], parts[row, 1]):
             return -1
@@ -410,9 +442,9 @@ def _match(
         start = position
         if field >= _BIDS:
             if field == _BIDS:
-                count, position = _side(text, start, literals, numbers, store, limits, bid_price, bid_quantity, bid_cursor)
+                count, position = _side(text, start, literals, numbers, limits, bid_price, bid_quantity, bid_cursor, used)
             else:
-                count, position = _side(text, start, literals, numbers, store, limits, ask_price, ask_quantity, ask_cursor)
+                count, position = _side(text, start, literals, numbers, limits, ask_price, ask_quantity, ask_cursor, used)
             if position < 0:
                 return -1
             place = 5 + 3 * (field - _BIDS)
@@ -457,6 +489,15 @@ def _receive_time(text: Bytes, position: int) -> tuple[int, int]:
 
 
 @kernel
+def _significant(used: np.uint64, decimals: int) -> int:
+    # How many of the first decimals are needed, if `used` is what _number says of them.
+    while decimals > 0 and (used >> np.uint64(56)) == np.uint64(0):
+        used <<= np.uint64(8)
+        decimals -= 1
+    return decimals
+
+
+@kernel
 def _scan(
     text: Bytes,
     position: int,
@@ -470,12 +511,15 @@ def _scan(
     ids: Int64s,
     counts: Int32s,
     template: Int16s,
+    decimals: Int8s,
     hashes: Words,
 ) -> tuple[int, int, int]:
     # Scans lines until the end or one that no template matches; returns its row, its position and the template that matched last.
     values = np.zeros(11, np.int64)
+    used = np.zeros(2, np.uint64)
     nothing = np.zeros(0, np.int64)
-    limits = np.zeros(4, np.int64)
+    limits = np.zeros(6, np.int64)
+    zero = ids.size - ids.size  # not a literal: _match is compiled once
     total = numbers.shape[0]
     while row < ids.shape[1]:
         receive_time, frame = _receive_time(text, position)
@@ -488,7 +532,7 @@ def _scan(
                 candidate -= total
             end = _match(
                 text, frame, literals, parts[part[candidate] : part[candidate + 1]], numbers[candidate],
-                False, limits, nothing, nothing, 0, nothing, nothing, 0, values,
+                limits, nothing, nothing, zero, nothing, nothing, zero, values, used,
             )  # fmt: skip
             if end >= 0:
                 code = candidate
@@ -510,6 +554,8 @@ def _scan(
         counts[1, row] = values[7]
         counts[2, row] = values[10]
         template[row] = code
+        decimals[0, row] = _significant(used[0], numbers[code, 0])
+        decimals[1, row] = _significant(used[1], numbers[code, 1])
         hashes[row, 0], hashes[row, 1] = hash_ranges(text, values[5], values[6], values[8], values[9])
         row += 1
         position = end + 1
@@ -536,16 +582,21 @@ def _levels(
 ) -> int:
     # Decodes the levels of lines until the end or one that does not match its code; returns its row.
     values = np.zeros(11, np.int64)
+    used = np.zeros(2, np.uint64)
     while row < offsets.size and codes[row] >= 0:
         code = np.int64(codes[row])
         _, frame = _receive_time(text, offsets[row])
         if frame < 0:
             break
         end = _match(
-            text, frame, literals, parts[part[code] : part[code + 1]], numbers[code], True, limits[code],
-            bid_price, bid_quantity, bid_offsets[row], ask_price, ask_quantity, ask_offsets[row], values,
+            text, frame, literals, parts[part[code] : part[code + 1]], numbers[code], limits[code],
+            bid_price, bid_quantity, bid_offsets[row], ask_price, ask_quantity, ask_offsets[row], values, used,
         )  # fmt: skip
-        if end < 0:
+        if (
+            end < 0
+            or _significant(used[0], numbers[code, 0]) > limits[code, 0]
+            or _significant(used[1], numbers[code, 1]) > limits[code, 3]
+        ):
             break
         bid_offsets[row + 1] = bid_offsets[row] + values[7]
         ask_offsets[row + 1] = ask_offsets[row] + values[10]
@@ -569,11 +620,14 @@ def scan(text: bytes, market: Market, templates: TemplateSet) -> Headers:
     ids = np.empty((7, count), np.int64)
     counts = np.empty((3, count), np.int32)
     template = np.empty(count, np.int16)
+    decimals = np.empty((2, count), np.int8)
     hashes = np.empty((count, 2), np.uint64)
     row = position = code = 0
     while True:
         tables = templates.tables
-        row, position, code = _scan(buffer, position, row, code, market is Market.SPOT, *tables, ids, counts, template, hashes)
+        row, position, code = _scan(
+            buffer, position, row, code, market is Market.SPOT, *tables, ids, counts, template, decimals, hashes
+        )
         if row == count:
             break
         end = text.index(b"\n", position)
@@ -588,16 +642,33 @@ def scan(text: bytes, market: Market, templates: TemplateSet) -> Headers:
         if found is not None and templates.add(found) == known:
             code = known
             continue
-        _slow_header(frame, market, row, ids, counts, template, hashes)
+        _slow_header(frame, market, row, ids, counts, template, decimals, hashes)
         ids[0, row] = receive_time
         ids[6, row] = position
         counts[0, row] = end - position
         row += 1
         position = end + 1
-    return Headers(ids[0], ids[1], ids[2], ids[3], ids[4], ids[5], ids[6], counts[0], template, counts[1], counts[2], hashes)
+    return Headers(
+        ids[0],
+        ids[1],
+        ids[2],
+        ids[3],
+        ids[4],
+        ids[5],
+        ids[6],
+        counts[0],
+        template,
+        counts[1],
+        counts[2],
+        decimals[0],
+        decimals[1],
+        hashes,
+    )
 
 
-def _slow_header(frame: bytes, market: Market, row: int, ids: Int64s, counts: Int32s, template: Int16s, hashes: Words) -> None:
+def _slow_header(
+    frame: bytes, market: Market, row: int, ids: Int64s, counts: Int32s, template: Int16s, decimals: Int8s, hashes: Words
+) -> None:
     # Fills everything of a line but its place and receive time.
     try:
         event = wire.decode_depth(frame, market)
@@ -605,12 +676,15 @@ def _slow_header(frame: bytes, market: Market, row: int, ids: Int64s, counts: In
         ids[:, row] = -1
         counts[:, row] = 0
         template[row] = UNDECODABLE
+        decimals[:, row] = 0
         hashes[row] = 0
         return
     transaction_time = -1 if event.transaction_time_us is None else event.transaction_time_us
     ids[1:6, row] = event.event_time_us, transaction_time, event.prev_update_id, event.first_update_id, event.final_update_id
     counts[1:, row] = len(event.bids), len(event.asks)
     template[row] = SLOW
+    for position in (0, 1):
+        decimals[position, row] = max((_decimals(level[position]) for level in (*event.bids, *event.asks)), default=0)
     sides = _decode_sides(wire.unwrap(frame))
     bids, asks = bytes(sides.b), bytes(sides.a)
     hashes[row] = hash_ranges(np.frombuffer(bids + asks, np.uint8), 0, len(bids), len(bids), len(bids) + len(asks))
@@ -682,56 +756,37 @@ def levels(
 
 
 def _limits(templates: TemplateSet, price_exponent: int, quantity_exponent: int) -> Int64s:
-    # Per template: factor of prices, greatest mantissa it can be applied to, and the same for quantities. Where the exponent is too
-    # coarse or too fine for the template, the limit is -1, so that every level goes the exact slow way.
+    # Per template, for prices and for quantities: how many of its decimals are kept, the factor that takes the mantissa to the
+    # exponent, and the greatest mantissa it may be applied to.
     rows = []
     for template in templates:
         row = []
         for decimals, exponent in ((template.price_decimals, price_exponent), (template.quantity_decimals, quantity_exponent)):
-            shift = -exponent - decimals
-            factor = 10**shift if 0 <= shift <= DIGITS_MAX else 0
-            row += [factor, _INT64_MAX // factor if factor else -1]
+            keep = min(decimals, -exponent)
+            factor = 10 ** (-exponent - keep)
+            row += [keep, factor, _INT64_MAX // factor]
         rows.append(row)
-    return np.array(rows, np.int64).reshape(-1, 4)
+    return np.array(rows, np.int64).reshape(-1, 6)
 
 
 def _mantissa(number: str, exponent: int, where: str) -> int:
     whole, _, fraction = number.partition(".")
     fraction = fraction.rstrip("0")
     digits_behind = -exponent
-    mantissa = int(whole + fraction)
-    shift = digits_behind - len(fraction)
-    value, rest = (mantissa * 10**shift, 0) if shift >= 0 else divmod(mantissa, 10**-shift)
-    if rest or value > _INT64_MAX:
+    # Without its trailing zeros, a fraction longer than the exponent allows leaves a rest.
+    value = int(whole + fraction.ljust(digits_behind, "0"))
+    if len(fraction) > digits_behind or value > _INT64_MAX:
         raise WireError(f"{number} is no int64 mantissa at exponent {exponent}: {where}")
     return value
 
 
-def exponents(
-    templates: Sequence[Template], codes: Iterable[int], slow_frames: Iterable[bytes] = (), *, market: Market
-) -> tuple[int, int]:
-    """Return the exponents that represent every number of some frames exactly: minus the most decimals used, at most 0.
+def exponents(price_decimals: NDArray[np.int8], quantity_decimals: NDArray[np.int8]) -> tuple[int, int]:
+    """Return the coarsest price and quantity exponents that represent all of some events exactly; at most 0.
 
-    Args:
-        templates: The set the codes belong to.
-        codes: Templates of the frames; negative ones are ignored.
-        slow_frames: The frames with code `SLOW`; trailing zeros of their numbers do not count.
-        market: The stream's market.
-
-    Raises:
-        WireError: A slow frame is no depth frame.
+    >>> exponents(np.array([2, 1], np.int8), np.array([], np.int8))
+    (-2, 0)
     """
-    price = quantity = 0
-    for code in set(codes):
-        if code >= 0:
-            price = max(price, templates[code].price_decimals)
-            quantity = max(quantity, templates[code].quantity_decimals)
-    for frame in slow_frames:
-        event = wire.decode_depth(frame, market)
-        for level in (*event.bids, *event.asks):
-            price = max(price, _decimals(level[0]))
-            quantity = max(quantity, _decimals(level[1]))
-    return -price, -quantity
+    return -int(price_decimals.max(initial=0)), -int(quantity_decimals.max(initial=0))
 
 
 def _decimals(number: str) -> int:

@@ -1,0 +1,230 @@
+"""Columns back to frames: the inverse of `parse`, and what proves that nothing was lost.
+
+A row whose template is known is printed by a kernel; a row that carries its frame is copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from twintape.columns.kernel import Bytes, Int16s, Int64s, inlined, kernel, put_bytes, put_digits, put_integer
+from twintape.columns.parse import TemplateSet
+from twintape.columns.schema import DepthColumns, Template
+from twintape.core.errors import CorruptionError
+
+__all__ = ["render", "render_lines"]
+
+_INTEGER_BYTES_MAX = 19
+_SLACK = 16  # the digit printers write whole words
+
+
+@inlined
+def _put_decimal(out: Bytes, position: int, mantissa: int, decimals: int, scale: Int64s) -> int:
+    # `scale`: the unit of the mantissa, and the factor and the divisor that take what is behind the point to `decimals` digits. Returns
+    # -1 if that leaves a rest.
+    if mantissa < 0:
+        return -1
+    whole = mantissa // scale[0]
+    fraction = (mantissa - whole * scale[0]) * scale[1]
+    if scale[2] != 1:
+        exact = fraction
+        fraction = exact // scale[2]
+        if fraction * scale[2] != exact:
+            return -1
+    position = put_integer(out, position, whole)
+    if decimals == 0:
+        return position
+    out[position] = 46
+    return put_digits(out, position + 1, fraction, decimals)
+
+
+@kernel
+def _put_side(
+    out: Bytes,
+    position: int,
+    price: Int64s,
+    quantity: Int64s,
+    start: int,
+    stop: int,
+    literals: Bytes,
+    numbers: Int64s,
+    scales: Int64s,
+) -> int:
+    out[position] = 91
+    position += 1
+    for level in range(start, stop):
+        out[position] = 91
+        out[position + 1] = 34
+        position = _put_decimal(out, position + 2, price[level], numbers[0], scales[0])
+        if position < 0:
+            return -1
+        out[position] = 34
+        out[position + 1] = 44
+        out[position + 2] = 34
+        position = _put_decimal(out, position + 3, quantity[level], numbers[1], scales[1])
+        if position < 0:
+            return -1
+        out[position] = 34
+        position = put_bytes(out, position + 1, literals, numbers[2], numbers[3])
+        out[position] = 93
+        out[position + 1] = 44
+        position += 2
+    if stop > start:
+        position -= 1
+    out[position] = 93
+    return position + 1
+
+
+@kernel
+def _render(
+    row: int,
+    stop: int,
+    out: Bytes,
+    ends: Int64s,
+    integers: Int64s,
+    templates: Int16s,
+    literals: Bytes,
+    part: Int64s,
+    parts: Int64s,
+    numbers: Int64s,
+    scales: Int64s,
+    bid_offsets: Int64s,
+    bid_price: Int64s,
+    bid_quantity: Int64s,
+    ask_offsets: Int64s,
+    ask_price: Int64s,
+    ask_quantity: Int64s,
+    times: Int64s,
+) -> int:
+    # Prints rows until `stop`, one without template or one that its template cannot print; returns its row. `times`: receive times to
+    # print before the frames, with a newline behind them, or empty.
+    position = ends[row]
+    while row < stop and templates[row] >= 0:
+        code = np.int64(templates[row])
+        unit = 1000 if numbers[code, 4] == 13 else 1
+        if times.size:
+            position = put_integer(out, position, times[row])
+            out[position] = 32
+            position += 1
+        for index in range(part[code], part[code + 1]):
+            position = put_bytes(out, position, literals, parts[index, 0], parts[index, 1])
+            field = parts[index, 2]
+            if field < 0:
+                break
+            if field == 5:
+                position = _put_side(
+                    out,
+                    position,
+                    bid_price,
+                    bid_quantity,
+                    bid_offsets[row],
+                    bid_offsets[row + 1],
+                    literals,
+                    numbers[code],
+                    scales[code],
+                )
+            elif field == 6:
+                position = _put_side(
+                    out,
+                    position,
+                    ask_price,
+                    ask_quantity,
+                    ask_offsets[row],
+                    ask_offsets[row + 1],
+                    literals,
+                    numbers[code],
+                    scales[code],
+                )
+            else:
+                value = integers[field, row]
+                if field <= 1:
+                    whole = value // unit
+                    if whole * unit != value:
+                        return row
+                    value = whole
+                if value < 0:
+                    return row
+                position = put_integer(out, position, value)
+            if position < 0:
+                return row
+        if times.size:
+            out[position] = 10
+            position += 1
+        row += 1
+        ends[row] = position
+    return row
+
+
+def render(columns: DepthColumns, templates: Sequence[Template]) -> tuple[Bytes, Int64s]:
+    """Return the frames of all rows, one after another, and where each begins (with the end of the last: int64[n+1]).
+
+    Args:
+        columns: Rows whose template is a position in `templates`, or -1 with the frame in `columns.frame`.
+        templates: The file's template list.
+
+    Raises:
+        CorruptionError: A row cannot be printed by its template, or has neither template nor frame; names the row.
+    """
+    return _print(columns, templates, np.zeros(0, np.int64))
+
+
+def render_lines(columns: DepthColumns, templates: Sequence[Template]) -> tuple[Bytes, Int64s]:
+    """Return the raw lines of all rows, `<receive_time_ns> <frame>` and a newline, and where each begins.
+
+    Raises:
+        CorruptionError: As for `render`.
+    """
+    return _print(columns, templates, columns.receive_time_ns)
+
+
+def _print(columns: DepthColumns, templates: Sequence[Template], times: Int64s) -> tuple[Bytes, Int64s]:
+    count = len(columns)
+    tables = (templates if isinstance(templates, TemplateSet) else TemplateSet(templates)).tables
+    scales = _scales(templates, columns)
+    out = np.empty(_capacity(columns, templates), np.uint8)
+    starts = np.zeros(count + 1, np.int64)
+    integers = np.stack([columns.event_time_us, columns.transaction_time_us, columns.first, columns.final, columns.prev])
+    codes = np.ascontiguousarray(columns.template)
+    if count and int(codes.max()) >= len(templates):
+        raise CorruptionError(f"template {int(codes.max())} of {len(templates)}")
+    row = 0
+    while True:
+        row = _render(
+            row, count, out, starts, integers, codes, *tables, scales, columns.bid_offsets, columns.bid_price, columns.bid_quantity,
+            columns.ask_offsets, columns.ask_price, columns.ask_quantity, times,
+        )  # fmt: skip
+        if row == count:
+            return out[: starts[-1]], starts
+        frame = columns.frame.get(row)
+        if frame is None or codes[row] >= 0:
+            raise CorruptionError(f"row {row} (final_update_id {columns.final[row]}) cannot be printed by template {codes[row]}")
+        line = b"%d %b\n" % (times[row], frame) if len(times) else frame
+        starts[row + 1] = starts[row] + len(line)
+        out[starts[row] : starts[row + 1]] = np.frombuffer(line, np.uint8)
+        row += 1
+
+
+def _scales(templates: Sequence[Template], columns: DepthColumns) -> Int64s:
+    # Per template, for prices and for quantities: what _put_decimal wants.
+    rows = []
+    for template in templates:
+        for decimals, exponent in (
+            (template.price_decimals, columns.price_exponent),
+            (template.quantity_decimals, columns.quantity_exponent),
+        ):
+            shift = decimals + exponent
+            rows.append((10**-exponent, 10 ** max(shift, 0), 10 ** max(-shift, 0)))
+    return np.array(rows, np.int64).reshape(-1, 2, 3)
+
+
+def _capacity(columns: DepthColumns, templates: Sequence[Template]) -> int:
+    # An upper bound of the bytes printed; pages that are never touched cost nothing.
+    literal = max((sum(len(part.encode()) for part in template.parts) for template in templates), default=0)
+    suffix = max((len(template.level_suffix) for template in templates), default=0)
+    levels = len(columns.bid_price) + len(columns.ask_price)
+    per_level = len('["","",],') + suffix + 2 * (_INTEGER_BYTES_MAX + 1)
+    per_row = literal + 6 * (_INTEGER_BYTES_MAX + 1) + 4
+    frames = sum(len(frame) for frame in columns.frame.values())
+    return len(columns) * per_row + levels * per_level + frames + _SLACK
