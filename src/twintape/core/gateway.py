@@ -1,0 +1,134 @@
+"""What one front-end of the pretended exchange does differently from another: other clocks, other windows, outages.
+
+Every gateway hears the same source. Real gateways normally pass the same events on, stamp spot events with their own `E`, and now
+and then cut them into other windows; `conflict` and `net` do what Binance has never been seen to do.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import zlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from twintape.core.errors import ConfigError
+
+__all__ = ["Fault", "FaultKind", "GatewayOptions", "Partition", "Restamp", "parse_fault"]
+
+_TIME = re.compile(rb'"([ET])":(\d{13})(?!\d)')
+
+
+class Partition(StrEnum):
+    """How a gateway cuts the exchange's changes into events.
+
+    `identical`: as the source does. `shifted`: always elsewhere. `split`: elsewhere now and then. `net`: as `shifted`, and levels that end
+    as they began are left out, which no merge by ids survives. `conflict`: as the source does, but now and then a quantity is wrong.
+    """
+
+    IDENTICAL = "identical"
+    SHIFTED = "shifted"
+    SPLIT = "split"
+    NET = "net"
+    CONFLICT = "conflict"
+
+
+class FaultKind(StrEnum):
+    """What happens to a gateway.
+
+    `fin`, `rst`, `1001`: connections end by a bare TCP close, a reset, a close frame, and new ones are refused. `stall`: connections
+    stay open and silent for ever, and new ones hang. `shutdown`: every connection is told `serverShutdown` and closed at the end.
+    `ban`, `unavailable`, `wrong`: REST answers 418, 503, or a snapshot with a wrong quantity.
+    """
+
+    FIN = "fin"
+    RST = "rst"
+    GOING_AWAY = "1001"
+    STALL = "stall"
+    SHUTDOWN = "shutdown"
+    BAN = "ban"
+    UNAVAILABLE = "unavailable"
+    WRONG = "wrong"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault of one gateway, while the position in the source is in `[start, stop)`; both are fractions of its length.
+
+    With `start == stop` connections are cut once and may come back at once.
+    """
+
+    kind: FaultKind
+    gateway: int
+    start: float
+    stop: float
+
+
+def parse_fault(text: str) -> Fault:
+    """Read a fault as the command line spells it: `kind:gateway:start-stop`.
+
+    >>> parse_fault("fin:0:0.25-0.5")
+    Fault(kind=<FaultKind.FIN: 'fin'>, gateway=0, start=0.25, stop=0.5)
+
+    Raises:
+        ConfigError: It is not spelled so.
+    """
+    try:
+        kind, gateway, window = text.split(":")
+        start, _, stop = window.partition("-")
+        fault = Fault(FaultKind(kind), int(gateway), float(start), float(stop or start))
+    except ValueError as error:
+        raise ConfigError(
+            f"not a fault: {text!r} ({error})", hint="write kind:gateway:start-stop, such as fin:0:0.25-0.5"
+        ) from error
+    if not 0 <= fault.start <= fault.stop <= 1 or fault.gateway < 0:
+        raise ConfigError(f"fault {text!r} is not within 0-1 of the source")
+    return fault
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """One front-end.
+
+    Attributes:
+        port: TCP port, 0 for any.
+        partition: How events are cut.
+        partition_rate: How often `split` and `conflict` differ from the source, per event.
+        event_time_jitter_us: Spot events are stamped up to so much later, by connection; milliseconds change where they tick over.
+        rest_lag_s: REST answers are so much behind, in the source's time.
+        seed: Of everything random here.
+    """
+
+    port: int = 0
+    partition: Partition = Partition.IDENTICAL
+    partition_rate: float = 0.05
+    event_time_jitter_us: int = 0
+    rest_lag_s: float = 0.0
+    seed: int = 0
+
+
+class Restamp:
+    """Rewrites the times of spot frames for one connection.
+
+    Args:
+        seed: Of the connection.
+        jitter_us: `E` grows by up to so much.
+        microseconds: Print times in microseconds.
+    """
+
+    def __init__(self, seed: str, jitter_us: int, *, microseconds: bool) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - a reproducible simulation, not a secret
+        self._jitter_us = jitter_us
+        self._microseconds = microseconds
+
+    def __call__(self, payload: bytes) -> bytes:
+        """Return the frame as this connection gets it."""
+        jitter_us = self._random.randint(0, self._jitter_us)
+        # Where inside its millisecond something happened is not in the frame: it is made up, the same for every connection.
+        phase_us = zlib.crc32(payload) % 1000
+
+        def stamp(match: re.Match[bytes]) -> bytes:
+            time_us = int(match[2]) * 1000 + phase_us + (jitter_us if match[1] == b"E" else 0)
+            return b'"%b":%d' % (match[1], time_us if self._microseconds else time_us // 1000)
+
+        return _TIME.sub(stamp, payload)
