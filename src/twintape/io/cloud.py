@@ -1,0 +1,198 @@
+"""Object stores reached through obstore: S3 and what speaks it; Google's and Microsoft's are passed on untried.
+
+Source: obstore 0.12 and Rust's object_store behind it; behaviours found by test: a retried create-only put whose first answer was lost
+ends in "already exists"; a prefix lists whole path parts only; a missing object raises the built-in `FileNotFoundError`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore import exceptions
+from obstore.store import from_url
+
+from twintape.core.errors import AlreadyExistsError, ConfigError, NotFoundError, StoreError
+from twintape.io.ports import ObjectInfo
+from twintape.io.store import check_key, check_prefix, create_by_reading_back
+
+__all__ = ["ObstoreStore", "open_cloud_store"]
+
+RETRIES_MAX = 5
+RETRY_TIMEOUT = timedelta(seconds=60)
+REQUEST_TIMEOUT = timedelta(seconds=120)
+CONNECT_TIMEOUT = timedelta(seconds=10)
+ERROR_TEXT_MAX = 400
+SECRET_SIZE_MIN = 3
+"""A shorter "secret" is a placeholder, and taking it out would garble every message."""
+
+_PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^?#@\s]*)?")
+_SECRET_NAME = re.compile(r"key|secret|token|password|credential|sas|account", re.IGNORECASE)
+_ENVIRONMENT = re.compile(r"(AWS|GOOGLE|AZURE)_.*")
+
+T = TypeVar("T")
+
+
+def open_cloud_store(scheme: str, place: str, options: Mapping[str, str]) -> ObstoreStore:
+    """Open `scheme://place`, see `twintape.io.store.open_store`.
+
+    Raises:
+        ConfigError: The address or an option cannot be used.
+    """
+    if not _PLACE.fullmatch(place):
+        raise ConfigError(
+            f"a {scheme}:// address is a bucket and perhaps a prefix, nothing else",
+            hint="credentials and endpoints belong in the environment or the options",
+        )
+    url = f"{scheme}://{place.rstrip('/')}"
+    # Which settings there are depends on the scheme; obstore checks them.
+    settings: Any = {name: value for name, value in options.items() if name != "allow_http"}
+    allow_http = options.get("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false")).lower() in ("1", "true")
+    try:
+        backend: Any = from_url(
+            url,
+            config=settings,
+            client_options={"timeout": REQUEST_TIMEOUT, "connect_timeout": CONNECT_TIMEOUT, "allow_http": allow_http},
+            retry_config={
+                "max_retries": RETRIES_MAX,
+                "retry_timeout": RETRY_TIMEOUT,
+                "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+            },
+        )
+    except (exceptions.BaseError, ValueError, TypeError) as error:
+        raise ConfigError(f"{url}: {_scrub(str(error), _secrets(options))}") from None
+    return ObstoreStore(backend, url, secrets=_secrets(options))
+
+
+def _secrets(options: Mapping[str, str]) -> frozenset[str]:
+    """Return every value that must not appear in a message, from the options and the environment."""
+    environment = {name: value for name, value in os.environ.items() if _ENVIRONMENT.fullmatch(name)}
+    found = set()
+    for name, value in (*environment.items(), *options.items()):
+        if _SECRET_NAME.search(name):
+            found.add(value)
+        if "@" in value:  # an endpoint with a password in it
+            parts = urlsplit(value)
+            found.update(part for part in (parts.username, parts.password) if part)
+    return frozenset(value for value in found if len(value) >= SECRET_SIZE_MIN)
+
+
+def _scrub(text: str, secrets: frozenset[str]) -> str:
+    """Return an error's first paragraph without anything secret."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text.partition("\n\nDebug source:")[0][:ERROR_TEXT_MAX]
+
+
+class ObstoreStore:
+    """A store behind obstore.
+
+    Args:
+        backend: An obstore store object, its prefix included.
+        url: Its address, without credentials.
+        secrets: Texts that must not appear in errors.
+    """
+
+    def __init__(self, backend: Any, url: str, *, secrets: frozenset[str] = frozenset()) -> None:
+        self._backend = backend
+        self._url = url
+        self._secrets = secrets
+
+    def __repr__(self) -> str:
+        return f"ObstoreStore({self._url!r})"
+
+    @property
+    def url(self) -> str:
+        """The address, without credentials."""
+        return self._url
+
+    async def create(self, key: str, data: bytes) -> None:
+        """Put `data` under `key` unless an object is there; an unclear outcome is decided by reading it back."""
+        check_key(key)
+        try:
+            await self._run(key, obstore.put_async(self._backend, key, data, mode="create", use_multipart=False))
+        except StoreError as failure:
+            if not (isinstance(failure, AlreadyExistsError) or failure.retryable):
+                raise
+            unknown = StoreError(f"outcome of the put unknown: {failure}", retryable=True)
+            await create_by_reading_back(self, key, data, unknown)
+
+    async def get(self, key: str) -> bytes:
+        """Return the whole object."""
+        return await self._run(key, self._get(check_key(key)))
+
+    async def _get(self, key: str, options: Any = None) -> bytes:
+        answer = await obstore.get_async(self._backend, key, options=options)
+        return bytes(await answer.bytes_async())
+
+    async def get_range(self, key: str, start: int, size: int) -> bytes:
+        """Return up to `size` bytes from `start`; a negative `start` counts from the end."""
+        check_key(key)
+        if size <= 0:
+            await self.head(key)
+            return b""
+        wanted: Any = {"range": {"suffix": -start}} if start < 0 else {"range": (start, start + size)}
+        try:
+            found = await self._run(key, self._get(key, wanted))
+        except NotFoundError:
+            raise
+        except StoreError:
+            # A range beyond the end is an error (416) for a store and an empty answer for us.
+            length = (await self.head(key)).size
+            if length > 0 and start < length:
+                raise
+            return b""
+        return found[:size]
+
+    async def head(self, key: str) -> ObjectInfo:
+        """Return the object's size and time."""
+        meta = await self._run(key, obstore.head_async(self._backend, check_key(key)))
+        return ObjectInfo(key, meta["size"], _nanoseconds(meta))
+
+    async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
+        """Yield the objects whose key starts with `prefix`, in the store's order."""
+        pages = obstore.list(self._backend, "/".join(check_prefix(prefix)) or None).__aiter__()
+        while True:
+            try:
+                page = await self._run(prefix, pages.__anext__())
+            except StopAsyncIteration:
+                return
+            for meta in page:
+                if meta["path"].startswith(prefix):
+                    yield ObjectInfo(meta["path"], meta["size"], _nanoseconds(meta))
+
+    async def delete(self, key: str) -> None:
+        """Delete the object; deleting an absent one is no error."""
+        try:
+            await self._run(key, obstore.delete_async(self._backend, check_key(key)))
+        except NotFoundError:
+            return
+
+    async def _run(self, key: str, request: Awaitable[T]) -> T:
+        try:
+            return await request
+        except FileNotFoundError:
+            failure: StoreError = NotFoundError(f"{key}: there is no object")
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            failure = AlreadyExistsError(f"{key}: an object is there")
+        except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            failure = StoreError(f"{key}: refused: {self._text(error)}", hint="check the credentials and the bucket's policy")
+        except (exceptions.NotSupportedError, exceptions.InvalidPathError, NotImplementedError) as error:
+            failure = StoreError(f"{key}: not supported: {self._text(error)}")
+        except (exceptions.BaseError, OSError) as error:
+            failure = StoreError(f"{key}: {self._text(error)}", retryable=True)
+        # Raised out here, without the original as its context: that one's text may hold credentials.
+        raise failure
+
+    def _text(self, error: BaseException) -> str:
+        return _scrub(str(error), self._secrets)
+
+
+def _nanoseconds(meta: Any) -> int:
+    modified: datetime = meta["last_modified"]
+    return int(modified.timestamp()) * 1_000_000_000 + modified.microsecond * 1000
