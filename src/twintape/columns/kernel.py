@@ -94,9 +94,19 @@ def _trailing_zeros(typing_context: Any, word: Any) -> Any:  # noqa: ARG001 - nu
     return types.int64(types.uint64), generate
 
 
+def _leading_zeros(typing_context: Any, word: Any) -> Any:  # noqa: ARG001 - numba's calling convention
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.ctlz(arguments[0], cgutils.false_bit)
+
+    return types.int64(types.uint64), generate
+
+
 _load = cast("Callable[[Bytes, int], np.uint64]", intrinsic(_load_word))
 _store = cast("Callable[[Bytes, int, np.uint64], None]", intrinsic(_store_word))
-_zeros = cast("Callable[[np.uint64], int]", intrinsic(_trailing_zeros))
+first_bit = cast("Callable[[np.uint64], int]", intrinsic(_trailing_zeros))
+"""Position of the lowest one bit; 64 if there is none."""
+zeros_above = cast("Callable[[np.uint64], int]", intrinsic(_leading_zeros))
+"""How many zero bits stand above the highest one bit."""
 
 
 @kernel
@@ -139,7 +149,7 @@ def eight_digits(word: np.uint64) -> tuple[int, np.uint64]:
     others = (values | (values + _ABOVE_NINE)) & _HIGH_BITS
     if others == np.uint64(0):
         return 8, values
-    count = _zeros(others) >> 3
+    count = first_bit(others) >> 3
     if count == 0:
         return 0, np.uint64(0)
     return count, values << np.uint64(64 - 8 * count)
@@ -223,7 +233,7 @@ def put_digits(out: Bytes, position: int, value: int, count: int) -> int:
 @inlined
 def _put_short(out: Bytes, position: int, value: int) -> int:
     word = _digit_word(value)
-    skip = _zeros(word | np.uint64(1 << 56)) & ~7
+    skip = first_bit(word | np.uint64(1 << 56)) & ~7
     _store(out, position, (word + _ASCII_ZEROS) >> np.uint64(skip))
     return position + 8 - (skip >> 3)
 
