@@ -11,10 +11,11 @@ import re
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from twintape.core.errors import ConfigError
 
-__all__ = ["Fault", "FaultKind", "GatewayOptions", "Partition", "Restamp", "parse_fault"]
+__all__ = ["Fault", "FaultKind", "GatewayOptions", "Partition", "Restamp", "parse_fault", "parse_gateway"]
 
 _TIME = re.compile(rb'"([ET])":(\d{13})(?!\d)')
 
@@ -105,6 +106,38 @@ class GatewayOptions:
     event_time_jitter_us: int = 0
     rest_lag_s: float = 0.0
     seed: int = 0
+
+
+_OPTIONS = {
+    "port": ("port", int),
+    "partition": ("partition", Partition),
+    "rate": ("partition_rate", float),
+    "jitter-us": ("event_time_jitter_us", int),
+    "rest-lag-s": ("rest_lag_s", float),
+    "seed": ("seed", int),
+}
+
+
+def parse_gateway(text: str) -> GatewayOptions:
+    """Read a gateway as the command line spells it: `key=value` joined by commas.
+
+    >>> parse_gateway("partition=split,rate=0.1,jitter-us=40").partition_rate
+    0.1
+
+    Raises:
+        ConfigError: A key nobody knows or a value of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for item in filter(None, text.split(",")):
+        key, _, value = item.partition("=")
+        if key not in _OPTIONS:
+            raise ConfigError(f"no gateway option {key!r}", hint="one of " + ", ".join(_OPTIONS))
+        name, kind = _OPTIONS[key]
+        try:
+            values[name] = kind(value)
+        except ValueError as error:
+            raise ConfigError(f"gateway option {item!r}: {error}") from error
+    return GatewayOptions(**values)
 
 
 class Restamp:

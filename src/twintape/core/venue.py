@@ -31,6 +31,7 @@ __all__ = [
     "Venue",
     "VenueMessage",
     "render_snapshot",
+    "touched_levels",
 ]
 
 PENDING_CHANGES_MAX = 20_000
@@ -133,6 +134,20 @@ class Source(Protocol):
 
     def happenings(self) -> Iterator[Happening]:
         """Yield everything that happens, in order of time; every call starts from the beginning and yields the same."""
+
+
+def touched_levels(pieces: Sequence[Piece], market: Market) -> tuple[list[Level], list[Level]]:
+    """Return every level the pieces touch with its last quantity, in the market's order.
+
+    >>> touched_levels([Piece(1, 1, (("9", "5"),), ()), Piece(2, 2, (("10", "1"), ("9", "0")), ())], Market.SPOT)
+    ([('10', '1'), ('9', '0')], [])
+
+    Source: measured: spot prints bids from the best down, futures both sides ascending.
+    """
+    bids = {Decimal(price): (price, quantity) for piece in pieces for price, quantity in piece.bids}
+    asks = {Decimal(price): (price, quantity) for piece in pieces for price, quantity in piece.asks}
+    bid_prices = sorted(bids, reverse=market is Market.SPOT)
+    return [bids[price] for price in bid_prices], [asks[price] for price in sorted(asks)]
 
 
 class OrderBook:

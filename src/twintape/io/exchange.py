@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,12 @@ from twintape.core.tape import TapeSource
 from twintape.core.venue import Happening, Source, Venue, VenueMessage
 from twintape.io.exchange_gateway import Admin, Gateway, KeepAlive
 
-__all__ = ["ExchangeConfig", "SimulatedExchange", "open_recording", "run_exchange", "tape_source"]
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+__all__ = ["MAX_SPEED", "ExchangeConfig", "KeepAlive", "SimulatedExchange", "open_recording", "run_exchange", "tape_source"]
 
 BATCH_MESSAGES_MAX = 256
 """After so many messages the event loop gets its turn."""
@@ -57,8 +63,6 @@ def open_recording(path: Path) -> Callable[[], Iterable[bytes]]:
             with gzip.open(path, "rb") as compressed:
                 yield from compressed
         elif magic == b"\x28\xb5\x2f\xfd":
-            from backports import zstd  # the standard library's from 3.14 on
-
             with zstd.open(path, "rb") as compressed_zstd:
                 yield from compressed_zstd
         else:
@@ -267,15 +271,17 @@ class SimulatedExchange(Admin):
                     batched = 0
                     await asyncio.sleep(max(0, due_ns - time.monotonic_ns()) / 1e9)
             self._venues[_market_of(happening)].note(happening)
+            for gateway in self.gateways:
+                gateway.feed(happening)
             if not isinstance(happening, VenueMessage):
                 continue
-            for gateway in self.gateways:
-                gateway.publish(happening)
             self._messages_count += 1
             batched += 1
             if self._strike() or batched >= BATCH_MESSAGES_MAX:
                 await self._flush()
                 batched = 0
+        for gateway in self.gateways:
+            gateway.feed_end()
         await self._flush()
         await self._drain(1)
         self._ended.set()

@@ -15,6 +15,7 @@ from aiohttp import WSMsgType, web
 from twintape.core.errors import ConfigError
 from twintape.core.gateway import FaultKind, GatewayOptions, Restamp
 from twintape.core.markets import RULES, Market
+from twintape.core.recut import GatewayView
 from twintape.core.stream_protocol import (
     MessageRate,
     PingKeeper,
@@ -25,7 +26,7 @@ from twintape.core.stream_protocol import (
     text_frame,
     websocket_frame,
 )
-from twintape.core.venue import Venue, VenueMessage
+from twintape.core.venue import Happening, Venue, VenueMessage
 from twintape.core.venue_rest import BAN_S, HttpAnswer, RestDesk
 
 __all__ = ["Admin", "Connection", "Gateway", "KeepAlive"]
@@ -286,6 +287,7 @@ class Gateway:
         self._deflate = deflate
         self._restamps_spot = restamps_spot
         self._desk = RestDesk(venues, weight_budgets)
+        self._view = GatewayView(number, options, {market: venue.symbols.values() for market, venue in venues.items()})
         self._listeners: dict[tuple[Market, str], dict[int, Connection]] = {}
         self._faults: list[FaultKind] = []
         self._fault_over = asyncio.Event()
@@ -363,8 +365,17 @@ class Gateway:
                 self._listeners.setdefault((market, stream), {})[connection.number] = connection
         self._admin.subscribed()
 
-    def publish(self, message: VenueMessage) -> None:
-        """Queue a message for everybody who listens to its stream."""
+    def feed(self, happening: Happening) -> None:
+        """Take the next thing that happened and queue what this gateway says of it."""
+        for message in self._view.feed(happening):
+            self._publish(message)
+
+    def feed_end(self) -> None:
+        """Take notice that nothing more will happen."""
+        for message in self._view.flush():
+            self._publish(message)
+
+    def _publish(self, message: VenueMessage) -> None:
         encoded: dict[bool, bytes] = {}
         for connection in self._listeners.get((message.market, message.stream), {}).values():
             if connection.open:
