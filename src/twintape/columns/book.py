@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -37,10 +38,14 @@ NO_BID = -1
 NO_ASK = 2**63 - 1
 """Best ask of a book without asks; below it is every price."""
 LADDER_TICKS_MIN = 1 << 18
-LADDER_TICKS_MAX = 1 << 25
-"""Longest ladder: 256 MiB of address space a side, of which only what is touched becomes memory."""
+LADDER_TICKS_MAX = 1 << 26
+"""Longest ladder: 512 MiB of address space a side, of which only the pages that are touched become memory."""
 DIFFERENCES_MAX = 20
 """Differences a checkpoint spells out; it counts them all."""
+
+# Memory of this process alone, also after a fork, in small pages: where the system knows such things.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+_NO_HUGE_PAGES: int | None = getattr(mmap, "MADV_NOHUGEPAGE", None)
 
 # Positions in a book's state array, which the kernel reads and writes: the event and the level of each side it is at, best slots.
 _ROW, _BID_AT, _ASK_AT, _BEST_BID, _BEST_ASK, _CROSSED = range(6)
@@ -264,11 +269,19 @@ def _occupied(bits: Words, ticks: int) -> int:
 # --- the book --------------------------------------------------------------------------------------------------------------
 
 
+def _sparse_zeros(count: int) -> Int64s:
+    # Zeros that cost memory only where they are written. numpy would ask for huge pages, and one far level would cost 2 MiB.
+    memory = mmap.mmap(-1, 8 * count, **_PRIVATE)
+    if _NO_HUGE_PAGES is not None:
+        memory.madvise(_NO_HUGE_PAGES)
+    return np.frombuffer(memory, np.int64)
+
+
 class _Side:
     """One side: the ladder's quantities and bits, and the levels too far away for it."""
 
     def __init__(self, ticks: int) -> None:
-        self.quantities: Int64s = np.zeros(ticks, np.int64)
+        self.quantities = _sparse_zeros(ticks)
         self.bits: Words = np.zeros((ticks >> 6) + (ticks >> 12) + (ticks >> 18) + 1, np.uint64)
         self.far: dict[int, int] = {}
 
