@@ -27,6 +27,7 @@ from typing import Any
 from twintape.core.budget import SECOND_NS, message_window
 from twintape.core.markets import Market, stream_url
 from twintape.core.sequence import Join, is_new_epoch, join
+from twintape.core.silence import STEADY_SPACING_NS, Listening
 from twintape.core.wire import (
     bytes_line,
     depth_ids,
@@ -56,7 +57,6 @@ __all__ = [
     "State",
     "StreamMemory",
     "connection_url",
-    "patience_ns",
 ]
 
 URL_CHARACTERS_MAX = 4000
@@ -67,6 +67,8 @@ CLOCK_STEP_NS = SECOND_NS
 """A wall clock that leaves the anchor by more than this has been set (or the machine slept)."""
 CHECK_NS = SECOND_NS // 2
 PING_IDLE_NS = 15 * SECOND_NS
+PONG_SPACING_NS = SECOND_NS // 2
+"""A flood of pings must not use up the messages that subscribing needs."""
 PING_WAIT_NS = 10 * SECOND_NS
 CLOSE_WAIT_NS = 3 * SECOND_NS
 FIRST_DATA_NS = 60 * SECOND_NS
@@ -74,13 +76,6 @@ FIRST_DATA_NS = 60 * SECOND_NS
 FIRST_EVENT_NS = 10 * SECOND_NS
 """A depth stream without any event for so long gets its first snapshot all the same."""
 STREAM_REPLACE_NS = 30 * SECOND_NS
-STEADY_SPACING_NS = SECOND_NS // 2
-PATIENCE_MIN_NS = 3 * SECOND_NS
-PATIENCE_STEADY_MAX_NS = 4 * SECOND_NS
-PATIENCE_MAX_NS = 120 * SECOND_NS
-SPACING_SAMPLES_MIN = 20
-_LONGEST_DECAY = 0.999
-_SPACING_WEIGHT = 0.1
 _TEXT = 1
 
 
@@ -223,71 +218,18 @@ class StreamMemory:
         self.snapshot_asked = False
 
 
-class _Stream:
+class _Stream(Listening):
     """One stream on one connection."""
 
-    __slots__ = (
-        "checked_count",
-        "checked_ns",
-        "count",
-        "joined",
-        "last_ns",
-        "longest_ns",
-        "memory",
-        "samples",
-        "spacing_ns",
-        "suspect",
-        "suspect_ns",
-        "update_id",
-    )
+    __slots__ = ("joined", "memory", "suspect", "suspect_ns", "update_id")
 
     def __init__(self, memory: StreamMemory, now_ns: int) -> None:
+        super().__init__(now_ns, steady=memory.depth)
         self.memory = memory
         self.update_id: int | None = None
         self.joined = False
-        self.count = 0
-        self.last_ns = now_ns
-        self.checked_ns = now_ns
-        self.checked_count = 0
-        self.samples = 0
-        self.spacing_ns = 0.0
-        self.longest_ns = 0.0
         self.suspect = False
         self.suspect_ns = 0
-
-    def measure(self) -> None:
-        """Update the typical spacing from what came since the last check."""
-        new = self.count - self.checked_count
-        self.longest_ns *= _LONGEST_DECAY
-        if not new:
-            return
-        elapsed = max(1, self.last_ns - self.checked_ns)
-        if self.checked_count:  # the first interval begins with the subscription, not with a frame
-            spacing = elapsed / new
-            self.spacing_ns = spacing if not self.samples else self.spacing_ns + _SPACING_WEIGHT * (spacing - self.spacing_ns)
-            self.longest_ns = max(self.longest_ns, spacing, elapsed - 2 * CHECK_NS)
-            self.samples += new
-        self.checked_count = self.count
-        self.checked_ns = self.last_ns
-
-    def silent(self, now_ns: int) -> bool:
-        """Return whether the stream has been silent for longer than it ever is."""
-        if self.samples < SPACING_SAMPLES_MIN:
-            return False
-        patience = patience_ns(self.spacing_ns)
-        if not self.memory.depth or self.spacing_ns > STEADY_SPACING_NS:
-            patience = max(patience, int(2 * self.longest_ns))
-        return now_ns - self.last_ns > patience
-
-
-def patience_ns(spacing_ns: float) -> int:
-    """Return how long a stream of this mean spacing may be silent before it is suspect.
-
-    >>> patience_ns(100e6) / 1e9, patience_ns(400e6) / 1e9, patience_ns(2e9) / 1e9, patience_ns(60e9) / 1e9
-    (3.0, 4.0, 40.0, 120.0)
-    """
-    limit = PATIENCE_STEADY_MAX_NS if spacing_ns <= STEADY_SPACING_NS else PATIENCE_MAX_NS
-    return min(limit, max(PATIENCE_MIN_NS, int(20 * spacing_ns)))
 
 
 def connection_url(market: Market, streams: Sequence[str], *, base: str | None = None) -> tuple[str, list[bytes]]:
@@ -344,6 +286,7 @@ class Session:
         self._unanswered: set[int] = set()
         self._window = message_window(market)
         self._pong: bytes | None = None
+        self._pong_at_ns = now_ns
         self._heard_ns = now_ns
         self._pinged_ns: int | None = None
         self._stop_ns = 0
@@ -376,7 +319,7 @@ class Session:
         self._anchor_ns = wall_ns - now_ns
         self.opened_ns = self.last_data_ns = self._heard_ns = now_ns
         for stream in (*self.streams.values(), self._whole):
-            stream.last_ns = stream.checked_ns = now_ns
+            stream.restart(now_ns)
         self._check_ns = now_ns + CHECK_NS
         return self._pump(now_ns)
 
@@ -528,15 +471,18 @@ class Session:
         self.last_data_ns = self._heard_ns = now_ns
         self._pinged_ns = None
         for stream in (*self.streams.values(), self._whole):
-            stream.last_ns = stream.checked_ns = now_ns
+            stream.restart(now_ns)
 
     # --- time ------------------------------------------------------------------------------------------------------------------
 
     def deadline_ns(self) -> int:
         """Return when `tick` is due next."""
-        if self.state in (State.DIALING, State.ENDED) or not (self._messages or self._pong is not None):
+        if self.state in (State.DIALING, State.ENDED):
             return self._check_ns
-        return min(self._check_ns, self._window.ready_ns(self._check_ns - CHECK_NS, 2 if self._pong is None else 1))
+        checked_ns = self._check_ns - CHECK_NS
+        message_ns = self._window.ready_ns(checked_ns, 2) if self._messages else self._check_ns
+        pong_ns = self._check_ns if self._pong is None else max(self._pong_at_ns, self._window.ready_ns(checked_ns, 1))
+        return min(self._check_ns, message_ns, pong_ns)
 
     def tick(self, now_ns: int, wall_ns: int) -> Sequence[Action]:
         """Do what is due."""
@@ -565,9 +511,10 @@ class Session:
     def _pump(self, now_ns: int) -> list[Action]:
         """Send what waits, as far as the message budget allows: pongs first."""
         actions: list[Action] = []
-        if self._pong is not None and self._window.take(now_ns):
+        if self._pong is not None and now_ns >= self._pong_at_ns and self._window.take(now_ns):
             actions.append(Pong(self._pong))
             self._pong = None
+            self._pong_at_ns = now_ns + PONG_SPACING_NS
         while self.state is State.OPEN and self._messages and self._window.ready_ns(now_ns, 2) <= now_ns:
             self._window.charge(now_ns)
             message = self._messages.popleft()

@@ -1,0 +1,485 @@
+import base64
+import itertools
+import json
+
+import pytest
+
+from twintape.core.budget import SECOND_NS
+from twintape.core.markets import Market
+from twintape.core.session import (
+    TRANSITIONS,
+    AbortSocket,
+    CloseSocket,
+    CutSegment,
+    Ended,
+    Event,
+    FetchSnapshot,
+    Notice,
+    Ping,
+    Pong,
+    Replace,
+    Send,
+    Session,
+    State,
+    StreamMemory,
+    connection_url,
+)
+
+S = SECOND_NS
+WALL = 1_760_000_000 * S
+NAME = "btcusdt@depth@100ms"
+
+
+def frame(first, final, name=NAME, pu=None):
+    previous = "" if pu is None else f',"pu":{pu}'
+    return f'{{"stream":"{name}","data":{{"e":"depthUpdate","E":1,"s":"X","U":{first},"u":{final}{previous},"b":[],"a":[]}}}}'.encode()
+
+
+class Rig:
+    """A session with its clock: `at` moves the time, and every call returns actions by kind."""
+
+    def __init__(self, names=(NAME,), market=Market.SPOT, memories=None, opened=True, number=1):
+        self.now = 100 * S
+        self.wall_offset = WALL - self.now
+        self.memories = memories or [StreamMemory(name) for name in names]
+        self.session = Session(market=market, number=number, memories=self.memories, now_ns=self.now, wall_ns=WALL, base="ws://x")
+        if opened:
+            self.opening = list(self.session.opened(self.now, self.wall))
+
+    @property
+    def wall(self):
+        return self.now + self.wall_offset
+
+    def pass_time(self, seconds, step=0.25):
+        """Tick through `seconds` and return all actions."""
+        actions = []
+        for _ in range(round(seconds / step)):
+            self.now += int(step * S)
+            actions += self.session.tick(self.now, self.wall)
+        return actions
+
+    def frame(self, payload, opcode=1):
+        return list(self.session.frame(opcode, payload, self.now))
+
+    def talk(self, seconds, spacing=0.1, name="btcusdt@trade"):
+        """Hear a stream at a steady pace while ticking."""
+        actions = []
+        for _ in range(round(seconds / spacing)):
+            self.now += int(spacing * S)
+            actions += self.frame(f'{{"stream":"{name}","data":{{}}}}'.encode())
+            actions += self.session.tick(self.now, self.wall)
+        return actions
+
+    def lines(self):
+        return [line for _, line in self.session.take_lines()[0]]
+
+
+def kinds(actions):
+    return [type(action) for action in actions]
+
+
+# --- life-cycle
+
+
+def drive(session, event, now=200 * S):
+    return {
+        Event.OPENED: lambda: session.opened(now, WALL),
+        Event.FAILED: lambda: session.failed("refused"),
+        Event.STOP: lambda: session.stop(now, "asked"),
+        Event.CLOSED: lambda: session.closed(1006, "gone"),
+    }[event]()
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_every_event_in_every_state_does_what_the_table_says_or_is_an_error(state, event):
+    session = Session(market=Market.SPOT, number=7, memories=[StreamMemory(NAME)], now_ns=0, wall_ns=WALL)
+    session.state = state
+    wanted = TRANSITIONS.get((state, event))
+    if wanted is None:
+        with pytest.raises(AssertionError, match=f"connection 7: {event} cannot happen while {state}"):
+            drive(session, event)
+        assert session.state is state
+        return
+    actions = drive(session, event)
+    assert session.state is wanted
+    assert (Ended in kinds(actions)) == (wanted is State.ENDED and state is not State.ENDED)
+
+
+def test_every_state_but_the_last_can_be_left_and_the_last_cannot():
+    for state in State:
+        targets = {after for (before, _), after in TRANSITIONS.items() if before is state} - {state}
+        assert bool(targets) == (state is not State.ENDED)
+
+
+def test_a_stop_while_dialling_closes_the_socket_as_soon_as_there_is_one():
+    rig = Rig(opened=False)
+    assert list(rig.session.stop(rig.now, "stopping")) == []
+    assert list(rig.session.opened(rig.now, rig.wall)) == [CloseSocket("stopping")]
+    assert list(rig.session.closed(1000, "close frame")) == [Ended("stopping", 1000)]
+
+
+def test_the_end_of_an_open_connection_carries_the_reason_of_the_other_side():
+    rig = Rig()
+    assert list(rig.session.closed(None, "end of TCP")) == [Ended("end of TCP", None)]
+
+
+def test_a_second_stop_is_harmless():
+    rig = Rig()
+    assert list(rig.session.stop(rig.now, "a")) == [CloseSocket("a")]
+    assert list(rig.session.stop(rig.now, "b")) == []
+    assert list(rig.session.closed(None, "x")) == [Ended("a", None)]
+
+
+def test_frames_are_recorded_while_closing_and_a_peer_that_does_not_close_is_cut_off():
+    rig = Rig()
+    rig.session.stop(rig.now, "done")
+    rig.frame(frame(1, 2))
+    assert rig.lines() == [frame(1, 2)]
+    actions = rig.pass_time(8)
+    assert kinds(actions).count(AbortSocket) == 2  # once more every few seconds: an abort that did nothing is repeated
+
+
+def test_ticks_before_the_beginning_and_after_the_end_do_nothing():
+    rig = Rig(opened=False)
+    assert rig.pass_time(120) == []
+    assert list(rig.session.failed("no route")) == [Ended("no route", None)]
+    assert rig.pass_time(120) == []
+    assert rig.session.deadline_ns() > rig.now
+
+
+# --- what is recorded
+
+
+def test_every_frame_is_recorded_verbatim_and_in_order():
+    rig = Rig()
+    frames = [frame(1, 2), b"{", b"<html>", '{"stream":"币安人生usdt@trade","data":{}}'.encode(), b'{"result":null,"id":9}']
+    for payload in frames:
+        rig.frame(payload)
+    assert rig.lines() == frames
+    assert rig.session.take_lines() == ([], 0)
+
+
+@pytest.mark.parametrize(("opcode", "payload"), [(2, b"abc"), (1, b"a\nb"), (1, b"\xff"), (1, b"")])
+def test_what_is_not_one_line_of_text_is_recorded_as_base64(opcode, payload):
+    rig = Rig()
+    assert kinds(rig.frame(payload, opcode)) == [Notice]
+    line = json.loads(rig.lines()[0])
+    assert (line["stream"], line["opcode"], base64.b64decode(line["base64"])) == ("!twintape@bytes", opcode, payload)
+
+
+def test_receive_times_are_wall_anchor_plus_monotonic_and_strictly_increase():
+    rig = Rig()
+    rig.frame(b"a")
+    rig.frame(b"b")
+    rig.now += 5
+    rig.wall_offset += S // 2  # the wall clock drifts: the anchor holds
+    rig.frame(b"c")
+    lines, size = rig.session.take_lines()
+    assert [time - WALL for time, _ in lines] == [0, 1, 5]
+    assert size == 3
+
+
+@pytest.mark.parametrize("step_s", [3600, -3600])
+def test_a_wall_step_over_a_second_cuts_the_segment_and_sets_a_new_anchor(step_s):
+    rig = Rig()
+    rig.frame(b"a")
+    rig.wall_offset += step_s * S
+    actions = [action for action in rig.pass_time(1) if not isinstance(action, Ping)]
+    assert actions == [Notice("clock_step", {"step_ns": step_s * S}), CutSegment("clock step")]
+    rig.session.take_lines()
+    rig.frame(b"b")
+    assert rig.session.take_lines()[0][0][0] == rig.wall
+
+
+def test_a_wall_step_below_a_second_is_left_to_the_clock_lines():
+    rig = Rig()
+    rig.wall_offset += S - 1
+    assert CutSegment not in kinds(rig.pass_time(2))
+
+
+def test_a_machine_that_slept_is_a_wall_step():
+    rig = Rig()
+    rig.wall_offset += 600 * S  # the monotonic clock stood still
+    assert CutSegment in kinds(rig.pass_time(1))
+
+
+# --- update ids
+
+
+def test_the_first_event_of_a_stream_asks_for_a_snapshot_that_is_not_older():
+    rig = Rig()
+    assert rig.frame(frame(11, 15)) == [FetchSnapshot("BTCUSDT", "first", 10)]
+    assert rig.frame(frame(16, 20)) == []
+
+
+def test_a_gap_on_the_line_asks_for_a_snapshot_and_keeps_the_connection():
+    rig = Rig()
+    rig.frame(frame(11, 15))
+    notice, fetch = rig.frame(frame(18, 20))
+    assert notice.name == "gap"
+    assert (notice.details["after"], notice.details["next"], notice.details["across_connections"]) == (15, 17, False)
+    assert fetch == FetchSnapshot("BTCUSDT", "gap", 17)
+    assert rig.session.gaps == 1
+    assert rig.session.state is State.OPEN
+    assert rig.frame(frame(21, 22)) == []
+
+
+def test_futures_are_chained_by_pu():
+    rig = Rig(market=Market.USDM)
+    assert rig.frame(frame(100, 120, pu=90)) == [FetchSnapshot("BTCUSDT", "first", 90)]
+    assert rig.frame(frame(150, 160, pu=120)) == []
+    assert kinds(rig.frame(frame(161, 170, pu=161))) == [Notice, FetchSnapshot]
+
+
+@pytest.mark.parametrize(("event", "how"), [((12, 15), "stale"), ((14, 18), "overlap")])
+def test_events_that_overlap_their_own_line_are_noticed_and_lose_nothing(event, how):
+    rig = Rig()
+    rig.frame(frame(11, 15))
+    assert rig.frame(frame(*event)) == [Notice("id_irregular", {"stream": NAME, "join": how})]
+    assert rig.frame(frame(max(15, event[1]) + 1, 30)) == []
+
+
+def test_ids_far_below_open_a_new_epoch():
+    rig = Rig()
+    rig.frame(frame(5_000_001, 5_000_010))
+    notice, fetch = rig.frame(frame(11, 15))
+    assert (notice.name, fetch) == ("epoch", FetchSnapshot("BTCUSDT", "epoch", 10))
+    assert rig.frame(frame(16, 17)) == []
+
+
+def test_a_depth_frame_without_ids_is_recorded_and_noticed():
+    rig = Rig()
+    payload = b'{"stream":"btcusdt@depth@100ms","data":{}}'
+    assert rig.frame(payload) == [Notice("depth_without_ids", {"stream": NAME})]
+    assert rig.lines() == [payload]
+
+
+def two_connections(first_end=20):
+    """One connection that stands at `first_end`, and a second one of the same streams."""
+    old = Rig()
+    old.frame(frame(11, first_end))
+    return old, Rig(memories=old.memories, number=2)
+
+
+@pytest.mark.parametrize("event", [(21, 25), (18, 25), (12, 20)])
+def test_a_new_connection_that_overlaps_the_one_before_needs_no_snapshot(event):
+    _, new = two_connections()
+    assert new.frame(frame(*event)) == []
+    assert new.session.streams[NAME.encode()].joined
+
+
+def test_a_new_connection_that_does_not_overlap_asks_for_a_snapshot():
+    _, new = two_connections()
+    notice, fetch = new.frame(frame(31, 35))
+    assert notice.details == {"stream": NAME, "after": 20, "next": 30, "across_connections": True}
+    assert fetch == FetchSnapshot("BTCUSDT", "reconnect", 30)
+
+
+def test_a_new_connection_far_below_opens_an_epoch_once():
+    old, new = two_connections(first_end=9_000_000)
+    assert kinds(new.frame(frame(1, 5))) == [Notice, FetchSnapshot]
+    assert new.frame(frame(6, 9)) == []
+    assert old.memories[0].update_id == 9
+
+
+def test_a_gap_that_another_connection_has_covered_needs_no_snapshot():
+    old, new = two_connections()
+    new.frame(frame(21, 40))
+    assert old.frame(frame(31, 40)) == [Notice("gap_covered", {"stream": NAME, "after": 20, "next": 30})]
+    assert old.session.gaps == 1
+    assert old.memories[0].update_id == 40
+
+
+def test_a_connection_that_lags_behind_another_is_no_epoch():
+    old, new = two_connections()
+    new.frame(frame(21, 9_000_000))
+    assert old.frame(frame(21, 25)) == []
+    assert old.memories[0].update_id == 9_000_000
+
+
+def test_a_quiet_depth_stream_gets_its_first_snapshot_after_a_while_and_only_one():
+    rig = Rig(names=[NAME, "ethusdt@bookTicker"])
+    fetches = [action for action in rig.pass_time(30) if isinstance(action, FetchSnapshot)]
+    assert fetches == [FetchSnapshot("BTCUSDT", "quiet", None)]
+    assert rig.frame(frame(11, 15)) == []
+
+
+# --- other frames
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"e":"serverShutdown","E":1770123456789}',
+        b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
+    ],
+)
+def test_a_shutdown_notice_in_either_form_is_recorded_and_asks_for_a_replacement_once(payload):
+    rig = Rig()
+    assert rig.frame(payload) == [Notice("server_shutdown"), Replace("server shutdown")]
+    assert rig.frame(payload) == [Notice("server_shutdown")]
+    assert rig.lines() == [payload, payload]
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b'{"error":{"code":2,"msg":"Invalid request"},"id":1}', b'{"id":null,"error":{"code":3}}', b'{"result":[1],"id":1}'],
+)
+def test_an_answer_that_is_not_plain_success_is_noticed(payload):
+    rig = Rig()
+    (notice,) = rig.frame(payload)
+    assert notice.name == "subscribe_refused"
+
+
+@pytest.mark.parametrize("payload", [b'{"id":', b'[{"id":1}]', b'{"id":1}', b'{"a":1}', b'{"id":1,"x":"' + b"a" * 5000 + b'"}'])
+def test_what_belongs_to_no_stream_is_recorded_and_noticed(payload):
+    rig = Rig()
+    (notice,) = rig.frame(payload)
+    assert notice.name == "frame_of_no_stream"
+    assert rig.lines() == [payload]
+
+
+# --- subscribing and the message budget
+
+
+def many(count):
+    return [f"symbol{number:05d}usdt@depth@100ms" for number in range(count)]
+
+
+def test_few_streams_stand_in_the_url_and_many_are_subscribed_by_message():
+    url, messages = connection_url(Market.SPOT, many(3))
+    assert messages == []
+    assert url.endswith("symbol00002usdt@depth@100ms")
+    url, messages = connection_url(Market.SPOT, many(500))
+    assert url == "wss://stream.binance.com:9443/stream"
+    assert all(len(message) < 4000 for message in messages)
+    assert [name for message in messages for name in json.loads(message)["params"]] == many(500)
+    assert [json.loads(message)["id"] for message in messages] == list(range(1, len(messages) + 1))
+
+
+def test_non_ascii_symbols_are_percent_encoded_in_the_url():
+    url, _ = connection_url(Market.SPOT, ["币安人生usdt@depth@100ms"])
+    assert url.isascii()
+    assert "%E5%B8%81" in url
+
+
+@pytest.mark.parametrize("market", list(Market))
+def test_subscribe_messages_pongs_and_pings_together_stay_within_the_message_budget(market):
+    rig = Rig(names=many(1000), market=market)
+    limit = 5 if market is Market.SPOT else 10
+    sent = [(rig.now, action) for action in rig.opening]
+    for _ in range(400):
+        rig.now += S // 20
+        for action in rig.session.ping(b"p", rig.now):
+            sent.append((rig.now, action))
+        for action in rig.session.tick(rig.now, rig.wall):
+            sent.append((rig.now, action))
+    messages = [(time, action) for time, action in sent if isinstance(action, Send | Ping | Pong)]
+    for start, _ in messages:
+        assert sum(start <= time < start + S for time, _ in messages) < limit
+    assert sum(isinstance(action, Send) for _, action in messages) == len(connection_url(market, many(1000))[1])
+    assert next(time for time, action in messages if isinstance(action, Pong)) == 100 * S + S // 20  # at once
+
+
+def test_a_connection_is_subscribed_when_every_message_was_answered_and_something_was_heard():
+    rig = Rig(names=many(200))
+    assert len([action for action in rig.opening if isinstance(action, Send)]) == 2
+    assert not rig.session.subscribed
+    for number in (1, 2):
+        rig.frame(f'{{"result":null,"id":{number}}}'.encode())
+    assert rig.session.subscribed
+
+
+def test_a_pong_echoes_its_ping_at_once_and_under_a_flood_only_the_newest_waits():
+    rig = Rig()
+    assert list(rig.session.ping(b"1", rig.now)) == [Pong(b"1")]
+    for payload in (b"2", b"3", b"4", b"5", b"6"):
+        rig.session.ping(payload, rig.now)
+    assert rig.session.deadline_ns() <= rig.now + S
+    pongs = [action for action in rig.pass_time(1.5) if isinstance(action, Pong)]
+    assert pongs == [Pong(b"6")]
+    assert rig.session.deadline_ns() > rig.now
+
+
+def test_the_deadline_follows_what_waits_to_be_sent():
+    rig = Rig(names=many(1000))
+    assert rig.session.deadline_ns() <= rig.now + S
+    fresh = Rig(names=many(1000), opened=False)
+    assert fresh.session.deadline_ns() > fresh.now
+
+
+# --- silence
+
+
+def test_a_peer_that_answers_nothing_is_pinged_and_then_cut_off():
+    rig = Rig()
+    actions = rig.pass_time(40)
+    assert kinds(action for action in actions if isinstance(action, Ping | AbortSocket))[:2] == [Ping, AbortSocket]
+    assert Notice("peer_vanished") in actions
+
+
+def test_a_peer_that_answers_pings_is_kept():
+    rig = Rig()
+    actions = []
+    for _ in range(60):
+        step = rig.pass_time(0.5)
+        if any(isinstance(action, Ping) for action in step):
+            rig.session.pong(rig.now)
+        actions += step
+    assert Ping in kinds(actions)
+    assert AbortSocket not in kinds(actions)
+
+
+def test_a_ping_waits_for_the_message_budget():
+    rig = Rig()
+    rig.pass_time(15)
+    for _ in range(4):
+        rig.session._window.charge(rig.now)
+    rig.session._heard_ns = rig.now - 20 * S
+    assert Ping not in kinds(rig.session.tick(rig.now + S // 2, rig.wall + S // 2))
+
+
+def test_a_connection_without_any_data_asks_for_a_replacement_once():
+    rig = Rig()
+    actions = []
+    for _ in range(200):
+        actions += rig.pass_time(0.5)
+        rig.session.ping(b"x", rig.now)
+    assert [action for action in actions if isinstance(action, Replace)] == [Replace("no first data")]
+
+
+def test_a_stalled_connection_is_noticed_within_five_seconds_written_down_and_replaced():
+    rig = Rig(names=["btcusdt@trade"])
+    rig.talk(30)
+    last = rig.wall
+    rig.session.take_lines()
+    actions = rig.pass_time(5)
+    assert Replace("silent") in actions
+    suspect = json.loads(rig.lines()[0])
+    assert suspect["stream"] == "!twintape@suspect"
+    assert (suspect["from_ns"], suspect["to_ns"], suspect["streams"], suspect["reason"]) == (last, None, None, "silent")
+    assert [action.name for action in rig.talk(1) if isinstance(action, Notice)] == ["silence_over"]
+    over = [json.loads(line) for line in rig.lines() if b"!twintape@suspect" in line]
+    assert [line["from_ns"] for line in over] == [last]
+    assert over[0]["to_ns"] > last
+
+
+def test_one_silent_stream_among_others_is_written_down_and_replaced_only_after_a_while():
+    rig = Rig(names=["btcusdt@trade", NAME])
+    number = itertools.count(1)
+    for _ in range(300):
+        ids = next(number)
+        rig.frame(frame(ids, ids))
+        rig.talk(0.1)
+    actions = rig.talk(6)
+    assert [action.details["streams"] for action in actions if isinstance(action, Notice)] == [[NAME]]
+    assert Replace not in kinds(actions)
+    assert Replace("a stream is silent") in rig.talk(30)
+
+
+def test_time_in_which_we_did_not_read_is_no_silence():
+    rig = Rig(names=["btcusdt@trade"])
+    rig.talk(30)
+    rig.now += 60 * S
+    rig.session.resumed(rig.now)
+    assert kinds(rig.pass_time(2)) == []

@@ -1,0 +1,114 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from twintape.core.errors import ConfigError
+from twintape.core.markets import Market
+from twintape.core.settings import MarketSettings, collector_name, market_settings, parse_record_settings, shards
+
+TOML = """
+collector = "tokyo"
+store = "s3://bucket/prefix"
+spool = "/var/lib/twintape"
+[[markets]]
+market = "spot"
+symbols = ["btcusdt", "ETHUSDT", "BTCUSDT", "币安人生USDT"]
+streams = ["depth@100ms", "bookTicker", "depth@100ms"]
+[[markets]]
+market = "usdm"
+symbols = ["BTCUSDT"]
+websocket = "wss://example.com/public/stream"
+rest = "https://example.com/"
+"""
+
+
+def test_a_configuration_names_markets_symbols_and_streams():
+    settings = parse_record_settings(TOML)
+    spot, usdm = settings.markets
+    assert spot.symbols == ("BTCUSDT", "ETHUSDT", "币安人生USDT")
+    assert spot.stream_names()[:3] == ["btcusdt@depth@100ms", "btcusdt@bookTicker", "ethusdt@depth@100ms"]
+    assert len(spot.stream_names()) == 6
+    assert usdm.stream_names() == ["btcusdt@depth@100ms"]
+    assert (usdm.market, usdm.websocket, usdm.rest) == (Market.USDM, "wss://example.com/public", "https://example.com")
+    assert settings.store == "s3://bucket/prefix"
+
+
+def test_the_command_line_wins_over_the_file():
+    assert parse_record_settings(TOML, overrides={"collector": "paris"}).collector == "paris"
+
+
+def test_settings_are_frozen():
+    with pytest.raises(AttributeError):
+        parse_record_settings(TOML).collector = "x"
+
+
+def test_a_market_wide_stream_needs_no_symbols():
+    entry = market_settings(MarketSettings(market=Market.USDM, streams=("!bookTicker",)))
+    assert entry.stream_names() == ["!bookTicker"]
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    ["", "BTC USDT", "BTC\tUSDT", "BTC\n", "BTC\x00", "BTC\u3000USDT", "BTC/USDT", "A?B", "A#B", "btcusdt@trade", "A&B", "A%B"]
+    + ["A" * 65, "币" * 22, "!x", 'A"B', "A\\B", "A\u202eB", "\ud800"],
+)
+def test_a_symbol_that_cannot_be_subscribed_is_refused(symbol):
+    with pytest.raises(ConfigError, match="cannot be subscribed"):
+        market_settings(MarketSettings(market=Market.SPOT, symbols=(symbol,)))
+
+
+@pytest.mark.parametrize(
+    "symbol", ["1000SATSUSDT", "BTCUSD_PERP", "BTC-251123-126000-C", "牛来USDT", "币" * 21, "ÅUSDT", "A" * 64]
+)
+def test_every_other_symbol_can(symbol):
+    assert market_settings(MarketSettings(market=Market.SPOT, symbols=(symbol,))).symbols == (symbol,)
+
+
+@pytest.mark.parametrize("stream", ["", "depth 100", "depth/x", "depth@100ms@x@y", "a?b", "x" * 49])
+def test_a_stream_that_cannot_be_subscribed_is_refused(stream):
+    with pytest.raises(ConfigError, match="stream"):
+        market_settings(MarketSettings(market=Market.SPOT, symbols=("A",), streams=(stream,)))
+
+
+@pytest.mark.parametrize("stream", ["depth", "depth@0ms", "kline_1m", "markPrice@1s", "kline_1d@+08:00", "!ticker@arr"])
+def test_every_stream_binance_has_can(stream):
+    assert stream in market_settings(MarketSettings(market=Market.SPOT, symbols=("A",), streams=(stream,))).streams
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("collector = ", "not TOML"),
+        ('collector = "Tokyo"', "collector name"),
+        ('collector = "x"', "nothing to record"),
+        ('collector = "x"\nmarkets = [{market = "spot", symbols = []}]', "no symbols"),
+        ('collector = "x"\nmarkets = [{market = "forex", symbols = ["A"]}]', "forex"),
+        ('collector = "x"\nmarkets = [{market = "spot", symbols = ["A"]}, {market = "spot", symbols = ["B"]}]', "twice"),
+        ('collector = "x"\ncolour = "red"', "colour"),
+        ('collector = "x"\nuploads = "many"', "uploads"),
+        ('collector = "x"\nstreams_per_connection = 1025', "between 1 and 1024"),
+        ('collector = "x"\nrotate_hours = 24', "rotate_hours"),
+        ('collector = "x"\nmetrics_port = -1', "metrics_port"),
+        ('collector = "x"\nmarkets = [{market = "spot", symbols = ["A"], websocket = "https://x"}]', "websocket address"),
+        ('collector = "x"\nmarkets = [{market = "spot", symbols = ["A"], rest = "https://x/?a=b"}]', "rest address"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_in_words(change, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_record_settings(change)
+
+
+@given(count=st.integers(0, 300), most=st.integers(1, 50))
+def test_streams_are_spread_evenly_over_as_few_connections_as_possible(count, most):
+    names = [str(number) for number in range(count)]
+    groups = shards(names, most)
+    assert [name for group in groups for name in group] == names
+    assert len(groups) == -(-count // most)
+    assert all(0 < len(group) <= most for group in groups)
+    assert not groups or max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+@given(st.text(max_size=60))
+def test_any_host_name_makes_a_valid_collector_name(hostname):
+    name = collector_name(hostname)
+    assert parse_record_settings(TOML, overrides={"collector": name}).collector == name

@@ -1,0 +1,271 @@
+import pytest
+
+from twintape.core.budget import SECOND_NS, Window
+from twintape.core.markets import Market
+from twintape.core.session import State
+from twintape.core.shard import BACKOFF_MAX_NS, Dial, Retire, Shard, backoff_ns
+
+S = SECOND_NS
+DEPTH = "btcusdt@depth@100ms"
+TRADE = "btcusdt@trade"
+
+
+class Rig:
+    def __init__(self, draw=0.5, attempts=None, rotate_s=3600, streams=(DEPTH, TRADE)):
+        self.now = 1000 * S
+        self.numbers = iter(range(1, 1000))
+        self.shard = Shard(
+            market=Market.SPOT,
+            streams=streams,
+            attempts=attempts or Window(100, 300 * S),
+            next_number=lambda: next(self.numbers),
+            draw=lambda: draw,
+            rotate_ns=rotate_s * S,
+            now_ns=self.now,
+            base="ws://x",
+        )
+
+    def tick(self, seconds=0.0, may_dial=True):
+        self.now += int(seconds * S)
+        return list(self.shard.tick(self.now, self.now, may_dial=may_dial))
+
+    def wait_for_dial(self, most_s=60):
+        for _ in range(most_s * 4):
+            orders = self.tick(0.25)
+            if orders:
+                (order,) = orders
+                assert isinstance(order, Dial)
+                return order.session
+        raise AssertionError("never dialled")
+
+    def open(self, session):
+        session.opened(self.now, self.now)
+        self.shard.opened(session, self.now)
+        return session
+
+    def connect(self):
+        (order,) = self.tick()
+        return self.open(order.session)
+
+    def depth(self, session, first, final):
+        payload = f'{{"stream":"{DEPTH}","data":{{"U":{first},"u":{final}}}}}'
+        session.frame(1, payload.encode(), self.now)
+
+    def trade(self, session):
+        session.frame(1, b'{"stream":"btcusdt@trade","data":{}}', self.now)
+
+    def end(self, session):
+        session.closed(None, "end of TCP")
+        self.shard.ended(session, self.now)
+
+
+def test_the_first_connection_is_dialled_at_once_and_only_one():
+    rig = Rig()
+    session = rig.connect()
+    assert (session.number, rig.shard.serving, rig.shard.alive) == (1, session, True)
+    assert rig.tick(1) == []
+
+
+def test_a_lost_connection_is_dialled_again_and_good_ones_start_the_backoff_anew():
+    rig = Rig(draw=1.0)
+    session = rig.connect()
+    rig.trade(session)
+    rig.now += 100 * S
+    rig.end(session)
+    assert not rig.shard.alive
+    ended = rig.now
+    again = rig.wait_for_dial()
+    assert rig.now - ended <= 0.75 * S
+    assert (again.number, rig.shard.failures, rig.shard.reconnects) == (2, 0, 1)
+
+
+def test_dials_that_fail_wait_longer_and_longer_up_to_the_cap():
+    rig, waits = Rig(draw=1.0), []
+    (order,) = rig.tick()
+    session = order.session
+    for _ in range(10):
+        session.failed("refused")
+        rig.shard.ended(session, rig.now)
+        ended = rig.now
+        session = rig.wait_for_dial()
+        waits.append((rig.now - ended) / S)
+    assert waits[:4] == [0.5, 1.0, 2.0, 4.0]
+    assert waits[-1] == BACKOFF_MAX_NS / S
+
+
+@pytest.mark.parametrize("failures", [0, 1, 5, 200])
+def test_jitter_is_full(failures):
+    assert backoff_ns(failures, 0.0) == 0
+    assert backoff_ns(failures, 0.5) * 2 == backoff_ns(failures, 1.0) <= BACKOFF_MAX_NS
+
+
+def test_a_connection_that_never_spoke_counts_as_failed_however_long_it_lived():
+    rig = Rig()
+    session = rig.connect()
+    rig.now += 1000 * S
+    rig.end(session)
+    assert rig.shard.failures == 1
+
+
+def test_nothing_is_dialled_beyond_the_shared_budget_or_while_forbidden():
+    attempts = Window(1, 300 * S)
+    first, second = Rig(attempts=attempts), Rig(attempts=attempts)
+    assert first.tick(may_dial=False) == []
+    assert len(first.tick()) == 1
+    assert second.tick() == []
+    assert len(second.tick(301)) == 1
+
+
+def test_an_old_connection_is_retired_only_when_the_new_one_overlaps_on_every_active_stream():
+    rig = Rig()
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.trade(old)
+    rig.shard.replace(old, "server shutdown")
+    rig.shard.replace(old, "silent")
+    (order,) = rig.tick(1)
+    new = rig.open(order.session)
+    assert rig.shard.candidate is new
+    rig.now += 3 * S
+    rig.depth(old, 11, 20)
+    rig.trade(old)
+    assert rig.tick() == []
+    rig.trade(new)
+    assert rig.tick() == []
+    rig.depth(new, 11, 20)
+    assert rig.tick() == [Retire(old, "replaced: server shutdown")]
+    assert (rig.shard.serving, rig.shard.candidate) == (new, None)
+    rig.shard.ended(old, rig.now)  # the retired one's end changes nothing
+    assert rig.shard.reconnects == 0
+    assert rig.tick(1) == []
+
+
+def test_both_are_heard_for_a_while_even_if_the_new_one_overlaps_at_once():
+    rig = Rig()
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.shard.replace(old, "age")
+    new = rig.open(rig.tick(1)[0].session)
+    rig.depth(new, 5, 10)
+    assert rig.tick(1) == []
+    assert rig.tick(1.5) == [Retire(old, "replaced: age")]
+
+
+def test_streams_that_are_silent_on_both_do_not_hold_up_the_change():
+    rig = Rig()
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.trade(old)
+    rig.shard.replace(old, "age")
+    new = rig.open(rig.tick(1)[0].session)
+    rig.now += S
+    rig.depth(old, 11, 12)
+    rig.depth(new, 11, 12)
+    assert rig.tick(2) == [Retire(old, "replaced: age")]
+
+
+def test_after_a_bounded_wait_the_new_one_takes_over_whatever_it_has_heard():
+    rig = Rig()
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.shard.replace(old, "silent")
+    rig.open(rig.tick(1)[0].session)
+    assert rig.tick(29) == []
+    assert rig.tick(2) == [Retire(old, "replaced: silent")]
+
+
+def test_a_candidate_that_is_not_open_yet_never_takes_over():
+    rig = Rig()
+    old = rig.connect()
+    rig.shard.replace(old, "silent")
+    (order,) = rig.tick(1)
+    assert rig.tick(100) == []
+    assert order.session.state is State.DIALING
+
+
+def test_a_candidate_that_fails_is_dialled_again_while_the_old_one_goes_on():
+    rig = Rig()
+    old = rig.connect()
+    rig.shard.replace(old, "age")
+    candidate = rig.tick(1)[0].session
+    candidate.failed("refused")
+    rig.shard.ended(candidate, rig.now)
+    assert rig.shard.serving is old
+    assert rig.wait_for_dial() is rig.shard.candidate
+    assert rig.shard.serving is old
+
+
+def test_a_candidate_serves_at_once_when_the_old_one_ends_before_the_change():
+    rig = Rig()
+    old = rig.connect()
+    rig.shard.replace(old, "server shutdown")
+    new = rig.tick(1)[0].session
+    rig.end(old)
+    assert (rig.shard.serving, rig.shard.candidate) == (new, None)
+    rig.open(new)
+    assert rig.tick(10) == []
+
+
+def test_only_the_serving_connection_may_ask_to_be_replaced():
+    rig = Rig()
+    old = rig.connect()
+    rig.shard.replace(old, "age")
+    new = rig.open(rig.tick(1)[0].session)
+    rig.shard.replace(new, "silent")
+    rig.trade(new)
+    rig.tick(3)
+    assert rig.shard.serving is new
+    assert rig.tick(10) == []
+
+
+@pytest.mark.parametrize(("draw", "age_s"), [(0.0, 3600), (1.0, 3240)])
+def test_a_connection_is_replaced_at_its_age_and_its_successor_too(draw, age_s):
+    rig = Rig(draw=draw)
+    rig.connect()
+    assert rig.tick(age_s - 1) == []
+    new = rig.open(rig.tick(2)[0].session)
+    rig.trade(new)
+    assert [type(order) for order in rig.tick(3)] == [Retire]
+    assert rig.tick(age_s - 5) == []
+    assert [type(order) for order in rig.tick(5)] == [Dial]
+
+
+def test_five_hundred_rotations_keep_one_connection_serving_at_every_moment():
+    rig = Rig(rotate_s=60, attempts=Window(240, 300 * S))
+    rig.numbers = iter(range(1, 10**9))
+    serving = rig.connect()
+    ids, rotations = 1, 0
+    while rotations < 500:
+        rig.now += S
+        live = [s for s in (rig.shard.serving, rig.shard.candidate) if s is not None and s.state is State.OPEN]
+        assert rig.shard.serving.state is State.OPEN
+        for session in live:
+            rig.depth(session, ids, ids)
+        ids += 1
+        for order in rig.tick():
+            if isinstance(order, Dial):
+                rig.open(order.session)
+            else:
+                assert order.session is serving
+                serving, rotations = rig.shard.serving, rotations + 1
+        assert all(session.gaps == 0 for session in live)
+
+
+def test_after_a_stop_everything_is_retired_and_nothing_dialled():
+    rig = Rig()
+    old = rig.connect()
+    rig.shard.replace(old, "age")
+    new = rig.tick(1)[0].session
+    assert list(rig.shard.stop("SIGTERM")) == [Retire(old, "SIGTERM"), Retire(new, "SIGTERM")]
+    rig.shard.ended(old, rig.now)
+    rig.shard.ended(new, rig.now)
+    assert not rig.shard.alive
+    assert rig.tick(1000) == []
+
+
+def test_the_deadline_is_soon_and_never_behind_the_next_dial():
+    rig = Rig(draw=0.1)
+    session = rig.connect()
+    assert rig.shard.deadline_ns() <= rig.now + S
+    rig.end(session)
+    assert rig.shard.deadline_ns() <= rig.now + 0.05 * S
