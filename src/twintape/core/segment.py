@@ -49,6 +49,7 @@ __all__ = [
     "Recovered",
     "Sealed",
     "StreamIndex",
+    "check_digests",
     "depth_streams_of",
     "exchange_times_us",
     "format_line",
@@ -783,6 +784,20 @@ def _in_order(data: bytes, index: Index) -> Iterator[tuple[int, int, bytes]]:
     cursors = [iter(lines) for lines in streams]
     for position in _positions(index, [[time for time, _ in lines] for lines in streams]):
         yield position, *next(cursors[position])
+
+
+def check_digests(data: bytes) -> Index:
+    """Return the index of a whole object after checking every byte of it against the index, without decompressing anything.
+
+    Raises:
+        CorruptionError: It is damaged.
+    """
+    index = _whole_index(data)
+    for stream in index.streams:
+        for block in stream.blocks:
+            found = hashlib.sha256(data[block.offset : block.offset + block.size]).hexdigest()
+            _expect(found == block.sha256, f"the block at {block.offset} is damaged")
+    return index
 
 
 def lines_in_order(data: bytes) -> Iterator[tuple[str, int, bytes]]:

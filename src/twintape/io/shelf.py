@@ -1,0 +1,405 @@
+"""The shelf: sealed segments on the local disk and the serial chain that links them.
+
+Order is everything here. A segment is written before the chain's record names it, the record is written before its active file goes, and
+only then is the segment offered for upload; whatever step a crash cuts off, the next start finds enough to go on from the same place,
+and no segment is sealed twice under two numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from twintape.core import segment, wire
+from twintape.core.errors import CorruptionError, RefusedError
+from twintape.core.markets import Market
+from twintape.core.segment import ChainLink, Index
+from twintape.io.ports import Disk
+
+__all__ = ["RecoveryNote", "Retired", "SealedFile", "Shelf", "active_path"]
+
+CHAIN_FORMAT = "twintape-chain/1"
+NOTES_MAX = 1000
+"""How many notes are kept until somebody takes them; the oldest go first."""
+
+_ACTIVE_NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,8})-([1-9][0-9]{0,8})\.tape")
+_SEALED_NAME = re.compile(r"[0-9]{10}-([0-9a-f]{8}-[1-9][0-9]{0,8}-[1-9][0-9]{0,8})\.tape\.zst")
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryNote:
+    """Something the operator should know: `kind` is one word, `path` relative to the spool's root."""
+
+    kind: str
+    path: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SealedFile:
+    """A sealed segment on the local disk and the key it belongs under."""
+
+    path: str
+    key: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """An active file that gets no more lines; only its first `size` bytes count."""
+
+    path: str
+    size: int
+
+
+@dataclass(slots=True)
+class _Stored:
+    path: str
+    size: int
+    sealed: SealedFile | None = None  # None: found at start and not yet read
+
+
+class _ChainRecord(msgspec.Struct, frozen=True):
+    format: str
+    collector: str
+    market: Market
+    id: str
+    number: int
+    sha256: str
+
+
+def active_path(market: Market, run: str, connection: int, sequence: int) -> str:
+    """Return the path of an active file."""
+    return f"{market}/active/{run[:8]}-{connection}-{sequence}.tape"
+
+
+class Shelf:
+    """Turns active files into sealed ones, keeps the chain, and gives up what the store has confirmed.
+
+    A failing disk is noted and tried again at the next call; only `recover` and the constructor raise `OSError`.
+
+    Args:
+        disk: The spool's directory.
+        collector: The collector's name.
+        market: The market.
+        draw_chain_id: Returns 16 fresh hex digits.
+
+    Raises:
+        RefusedError: The spool belongs to another collector or a newer version.
+        OSError: The disk failed.
+    """
+
+    def __init__(self, disk: Disk, collector: str, market: Market, draw_chain_id: Callable[[], str]) -> None:
+        self._disk = disk
+        self._collector = collector
+        self._market = market
+        self._draw_chain_id = draw_chain_id
+        self._notes: deque[RecoveryNote] = deque(maxlen=NOTES_MAX)
+        self._queue: deque[Retired] = deque()
+        self._stored: dict[str, _Stored] = {}
+        self._stored_size = 0
+        self._unremoved: dict[str, str | None] = {}  # active file → the sealed file made of it, None if it held no line
+        self._quarantine: dict[str, int] = {}
+        self._reason = "new spool"
+        self._recorded = self._head = self._load_record()
+
+    # --- state -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """What sealed, retired and quarantined files occupy, in bytes."""
+        return self._stored_size + sum(retired.size for retired in self._queue) + sum(self._quarantine.values())
+
+    def take_notes(self) -> list[RecoveryNote]:
+        """Return what has been noted since the last call."""
+        notes = list(self._notes)
+        self._notes.clear()
+        return notes
+
+    def note(self, kind: str, path: str, detail: object) -> None:
+        """Remember something for the operator."""
+        self._notes.append(RecoveryNote(kind, path, str(detail)))
+
+    def _shelve(self, stored: _Stored) -> None:
+        self._stored[stored.path] = stored
+        self._stored_size += stored.size
+
+    def _unshelve(self, path: str) -> None:
+        stored = self._stored.pop(path, None)
+        if stored is not None:
+            self._stored_size -= stored.size
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((str(self._market), *parts))
+
+    def _load_record(self) -> _ChainRecord | None:
+        path = self._path("chain.json")
+        try:
+            data = self._disk.read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            record = msgspec.json.decode(data, type=_ChainRecord)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self._reason = "damaged chain record"
+            self._keep_copy("chain.json", data)
+            return None
+        if record.format != CHAIN_FORMAT:
+            raise RefusedError(f"{path}: unknown format {record.format[:64]!r}", hint="a newer version has used this spool")
+        if (record.collector, record.market) != (self._collector, self._market):
+            raise RefusedError(
+                f"this spool belongs to {record.collector}/{record.market}, not {self._collector}/{self._market}",
+                hint="give every collector a directory of its own",
+            )
+        return record
+
+    # --- quarantine ------------------------------------------------------------------------------------------------------------
+
+    def _keep_copy(self, name: str, data: bytes) -> None:
+        """Copy damaged bytes durably to quarantine/; doing it again after a crash changes nothing."""
+        target = self._path("quarantine", f"{name}.{hashlib.sha256(data).hexdigest()[:16]}")
+        self._disk.write_atomically(target, data)
+        self._quarantine[target] = len(data)
+        self.note("quarantine", target, f"{len(data)} damaged bytes of {name}")
+
+    def _set_aside(self, path: str, detail: object) -> None:
+        """Move a damaged file to quarantine/ under a name that no other file has."""
+        name = path.rpartition("/")[2]
+        targets = (self._path("quarantine", f"{name}.{number}") for number in itertools.count())
+        target = next(target for target in targets if target not in self._quarantine)
+        size = self._disk.size(path)
+        self._disk.rename(path, target)
+        self._quarantine[target] = size
+        self.note("quarantine", target, f"{path}: {detail}")
+
+    # --- start -----------------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Bring whatever a former process left to the state of an orderly end; safe to repeat from every crash point.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        paths = self._disk.list(str(self._market))
+        for path in paths:
+            if path.endswith(".tmp"):  # never finished, so nobody relies on it
+                self._disk.remove(path)
+        paths = [path for path in paths if not path.endswith(".tmp")]
+        self._quarantine = {path: self._disk.size(path) for path in paths if path.startswith(self._path("quarantine/"))}
+        actives = {path.rpartition("/")[2]: path for path in paths if path.startswith(self._path("active/"))}
+        newest: tuple[int, Index, str] | None = None
+        for path in paths:
+            if path.startswith(self._path("sealed/")):
+                newest = self._take_in(path, actives, newest)
+        if self._head is None and newest is not None:
+            _, index, sha256 = newest
+            self._head = self._record(index, sha256)
+        for name, path in sorted(actives.items()):
+            if _ACTIVE_NAME.fullmatch(name):
+                self._queue.append(Retired(path, self._disk.size(path)))
+            else:
+                self._set_aside(path, "not the name of an active file")
+        self.drain()
+
+    def _take_in(
+        self, path: str, actives: dict[str, str], newest: tuple[int, Index, str] | None
+    ) -> tuple[int, Index, str] | None:
+        """Shelve a sealed file found at start; read it whole if it may be ahead of the record or has an active twin."""
+        name = path.rpartition("/")[2]
+        match = _SEALED_NAME.fullmatch(name)
+        if match is None:
+            self._set_aside(path, "not the name of a sealed file")
+            return newest
+        twin = f"{match[1]}.tape"
+        if twin in actives or self._recorded is None or int(name[:10]) > self._recorded.number:
+            try:
+                data = self._disk.read(path)
+                index = segment.check_digests(data)
+            except CorruptionError as error:
+                self._set_aside(path, error)
+                return newest
+            sha256 = hashlib.sha256(data).hexdigest()
+            if twin in actives:
+                self._unremoved[actives.pop(twin)] = path
+            if self._recorded is not None and self._head is not None:
+                if index.chain.id == self._head.id and index.chain.number > self._head.number:
+                    self._head = self._record(index, sha256)
+            else:
+                # Without a record: the chain that was written last, at its greatest number.
+                candidate = (index.last_receive_time_ns, index, sha256)
+                newest = candidate if newest is None or _newer(index, newest[1]) else newest
+        self._shelve(_Stored(path, self._disk.size(path)))
+        return newest
+
+    def _record(self, index: Index, sha256: str) -> _ChainRecord:
+        return _ChainRecord(CHAIN_FORMAT, self._collector, self._market, index.chain.id, index.chain.number, sha256)
+
+    # --- sealing ---------------------------------------------------------------------------------------------------------------
+
+    def retire(self, retired: Retired) -> None:
+        """Queue an active file for sealing."""
+        self._queue.append(retired)
+
+    def drain(self) -> list[SealedFile]:
+        """Seal what is queued, in order; return the segments that can be uploaded now and could not be before."""
+        while self._queue:
+            retired = self._queue[0]
+            try:
+                self._seal(retired)
+            except CorruptionError as error:
+                self._give_up(retired, error)
+            except _UnreadableError as error:
+                self.note("unreadable", retired.path, f"{error}; it stays for the next start")
+            except OSError as error:
+                # Whether the file is there is unknown, so its number belongs to it until the same bytes are known to be.
+                self.note("disk", retired.path, error)
+                break
+            self._queue.popleft()
+        return self._finish()
+
+    def _give_up(self, retired: Retired, error: CorruptionError) -> None:
+        try:
+            self._set_aside(retired.path, error)
+        except OSError as failure:
+            self.note("disk", retired.path, failure)
+
+    def _seal(self, retired: Retired) -> None:
+        try:
+            data = self._disk.read(retired.path, 0, retired.size)
+        except OSError as error:
+            raise _UnreadableError(str(error)) from error
+        recovered = segment.recover_active(data)
+        name = retired.path.rpartition("/")[2]
+        if recovered.tail:
+            self._keep_copy(name, recovered.tail)
+        if not recovered.lines:
+            self._unremoved[retired.path] = None
+            return
+        run, connection, sequence = self._identity(name, recovered.lines[0][1])
+        head = self._head
+        chain = (
+            ChainLink(self._draw_chain_id(), 0, None, self._reason)
+            if head is None
+            else ChainLink(head.id, head.number + 1, head.sha256, None)
+        )
+        sealed = segment.seal(
+            recovered.lines,
+            collector=self._collector,
+            market=self._market,
+            run=run,
+            connection=connection,
+            sequence=sequence,
+            chain=chain,
+            unchecked_count=recovered.unchecked_count,
+        )
+        path = self._path("sealed", f"{chain.number:010d}-{name}.zst")
+        self._disk.write_atomically(path, sealed.data)
+        self._head = self._record(sealed.index, sealed.sha256)
+        size = len(sealed.data)
+        self._shelve(_Stored(path, size, SealedFile(path, sealed.key, size, sealed.sha256)))
+        self._unremoved[retired.path] = path
+
+    def _identity(self, name: str, frame: bytes) -> tuple[str, int, int]:
+        """Return run, connection and sequence of an active file: its open line must say what its name says."""
+        control = wire.parse_control(frame)
+        match = _ACTIVE_NAME.fullmatch(name)
+        if control is None or control[0] != "open" or match is None:
+            raise CorruptionError(f"{name} does not begin with an open line")
+        fields = control[1]
+        run, connection, sequence = str(fields.get("run")), int(match[2]), int(match[3])
+        expected = {
+            "collector": self._collector,
+            "market": str(self._market),
+            "run": match[1] + run[8:],
+            "connection": connection,
+            "sequence": sequence,
+        }
+        for key, value in expected.items():
+            if fields.get(key) != value:
+                raise CorruptionError(f"{name}: its open line says {key} {fields.get(key)!r}, expected {value!r}")
+        return run, connection, sequence
+
+    def _finish(self) -> list[SealedFile]:
+        """Write the chain's record, then remove the active files that have been sealed; what fails is done next time."""
+        ready = []
+        try:
+            if self._head is not None and self._recorded != self._head:
+                self._disk.write_atomically(self._path("chain.json"), msgspec.json.encode(self._head))
+                self._recorded = self._head
+            for active, path in list(self._unremoved.items()):
+                with suppress(FileNotFoundError):
+                    self._disk.remove(active)
+                del self._unremoved[active]
+                stored = self._stored.get(path) if path else None
+                if stored is not None and stored.sealed is not None:
+                    ready.append(stored.sealed)
+        except OSError as error:
+            self.note("disk", self._path("chain.json"), error)
+        return ready
+
+    # --- giving up -------------------------------------------------------------------------------------------------------------
+
+    def pending(self, count: int) -> list[SealedFile]:
+        """Return up to `count` sealed files that may be uploaded, oldest first; damaged ones are set aside on the way."""
+        found: list[SealedFile] = []
+        held_back = set(self._unremoved.values())
+        for stored in sorted(self._stored.values(), key=lambda stored: stored.path):
+            if len(found) >= count:
+                break
+            if stored.path in held_back or self._recorded != self._head:
+                continue
+            sealed = stored.sealed or self._read_back(stored)
+            if sealed is not None:
+                found.append(sealed)
+        return found
+
+    def _read_back(self, stored: _Stored) -> SealedFile | None:
+        try:
+            data = self._disk.read(stored.path)
+            index = segment.check_digests(data)
+        except CorruptionError as error:
+            self.set_aside(stored.path, error)
+            return None
+        except OSError as error:
+            self.note("unreadable", stored.path, error)
+            return None
+        sha256 = hashlib.sha256(data).hexdigest()
+        stored.sealed = SealedFile(stored.path, index.raw_key(sha256).key(), len(data), sha256)
+        return stored.sealed
+
+    def set_aside(self, path: str, detail: object) -> None:
+        """Move a sealed file that turned out to be damaged to quarantine/."""
+        try:
+            self._set_aside(path, detail)
+        except OSError as error:
+            self.note("disk", path, error)
+        else:
+            self._unshelve(path)
+
+    def confirmed(self, sealed: SealedFile) -> None:
+        """Remove a sealed file whose copy in the store has been verified."""
+        try:
+            with suppress(FileNotFoundError):
+                self._disk.remove(sealed.path)
+        except OSError as error:
+            self.note("disk", sealed.path, error)
+        else:
+            self._unshelve(sealed.path)
+
+
+class _UnreadableError(Exception):
+    """An active file cannot be read now."""
+
+
+def _newer(index: Index, than: Index) -> bool:
+    if index.chain.id == than.chain.id:
+        return index.chain.number > than.chain.number
+    return index.last_receive_time_ns > than.last_receive_time_ns

@@ -1,0 +1,436 @@
+"""The spool: what the collector keeps on its own disk, from the first byte of a frame until the store has confirmed the sealed segment.
+
+```
+lock
+<market>/chain.json                                              where the serial chain stands
+<market>/active/<run8>-<connection>-<sequence>.tape              being written, one per connection
+<market>/sealed/<number>-<run8>-<connection>-<sequence>.tape.zst waiting for the store
+<market>/quarantine/…                                            damaged; never deleted by the program
+```
+
+All of it is synchronous and belongs to one thread. A line whose `write` returned is in a file that survives the process, and after the
+next `sync` one that survives a power loss, or, while the disk fails, in memory (`held_bytes`). A file that failed once is never
+written or synced again: a failed fsync may have dropped its pages and the next one would report success.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from twintape.core import wire
+from twintape.core.errors import RefusedError
+from twintape.core.markets import Market
+from twintape.core.names import check_collector
+from twintape.core.segment import HourWatch, Line, format_line, format_sync
+from twintape.io.ports import Disk, DiskFile
+from twintape.io.shelf import RecoveryNote, Retired, SealedFile, Shelf, active_path
+
+__all__ = ["RecoveryNote", "SealedFile", "Spool", "SpoolLimits"]
+
+LOCK = "lock"
+ALARM_SHARES = (0.60, 0.80, 0.95)
+"""From which share of the budget on the alarm level is 1, 2, 3."""
+PENDING_MAX = 64
+"""How many sealed files `pending` names at once: those of a former run are read once to know their digest."""
+LINE_OVERHEAD = 21
+"""The most bytes a line has beside its frame."""
+ATTEMPTS = 2
+"""A segment that fails is followed by one new segment at once; if that fails too, the next `sync` tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """How long and how much.
+
+    Attributes:
+        segment_age_ns: A segment is sealed this long after its first line.
+        segment_size: Or when its text has this many bytes.
+        budget_size: What the spool may occupy; from there on new lines are only held in memory.
+        reserve_size: What stays free on the volume all the same: sealing and uploading what is there needs some room.
+        held_size: How many bytes of lines are held in memory, over all connections, while they cannot be written; what exceeds it is
+            lost, counted, and recorded by a `@suspect` line as soon as lines can be written again.
+    """
+
+    segment_age_ns: int = 45_000_000_000
+    segment_size: int = 48 << 20
+    budget_size: int = 50 << 30
+    reserve_size: int = 256 << 20
+    held_size: int = 256 << 20
+
+
+@dataclass(slots=True)
+class _Active:
+    """One active file: `synced_size` bytes survive a power loss, `unsynced` are the lines behind them that came from outside."""
+
+    path: str
+    file: DiskFile
+    watch: HourWatch
+    opened_ns: int
+    last_ns: int
+    line_count: int = 0
+    size: int = 0
+    synced_size: int = 0
+    vouched_size: int = 0  # end of the last sync line
+    crc32: int = 0  # of everything behind it
+    unsynced: list[Line] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Connection:
+    """One connection: `held` lines are in no file that counts, `failed` files go when those lines are in another one."""
+
+    number: int
+    url: str
+    streams: tuple[str, ...]
+    sequence: int = 0
+    active: _Active | None = None
+    held: list[Line] = field(default_factory=list)
+    held_size: int = 0
+    failed: list[Retired] = field(default_factory=list)
+    lost: tuple[int, int, int] | None = None  # first and last receive time, number of lines
+    closing: bool = False
+
+
+class Spool:
+    """The spool of one collector and market. Call `recover` before anything else.
+
+    Only the constructor and `recover` raise `OSError`: afterwards a failing disk shows in `held_bytes`, `alarm` and `take_notes`.
+
+    Args:
+        disk: Its directory.
+        collector: The collector's name.
+        market: The market.
+        run: 32 hex digits, drawn once per process life.
+        version: The program's, for open lines.
+        draw_chain_id: Returns 16 fresh hex digits, when a chain has to begin.
+        limits: How long and how much.
+        acknowledge: Called with `written` or `synced`, path and offset after every returned write and sync of an active file.
+
+    Raises:
+        RefusedError: Another process holds the spool, or it belongs to another collector.
+        OSError: The disk failed.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        collector: str,
+        market: Market,
+        run: str,
+        version: str,
+        draw_chain_id: Callable[[], str],
+        limits: SpoolLimits | None = None,
+        acknowledge: Callable[[str, str, int], None] | None = None,
+    ) -> None:
+        if not disk.lock(LOCK):
+            raise RefusedError("another process holds this spool", hint="one collector per spool directory")
+        self._disk = disk
+        self._collector = check_collector(collector)
+        self._market = market
+        self._run = run
+        self._version = version
+        self._limits = limits or SpoolLimits()
+        self._acknowledge = acknowledge or (lambda _kind, _path, _offset: None)
+        self._connections: dict[int, _Connection] = {}
+        self._event_time_us: int | None = None
+        self._shelf = Shelf(disk, self._collector, market, draw_chain_id)
+        self._lost_count = 0
+        self._free_size = disk.free_bytes()
+
+    # --- state -----------------------------------------------------------------------------------------------------------------
+
+    @property
+    def used_bytes(self) -> int:
+        """What the spool occupies on the disk."""
+        return self._shelf.size + sum(connection.active.size for connection in self._connections.values() if connection.active)
+
+    @property
+    def held_bytes(self) -> int:
+        """How much is only in memory because it could not be written."""
+        return sum(connection.held_size for connection in self._connections.values())
+
+    @property
+    def lost_count(self) -> int:
+        """How many lines given to `write` are nowhere."""
+        return self._lost_count
+
+    @property
+    def alarm(self) -> int:
+        """0 to 3, by the share in use of the budget or of what the volume allows; 3 also while lines are held in memory."""
+        if self.held_bytes:
+            return 3
+        used = self.used_bytes
+        budget = min(self._limits.budget_size, used + max(self._free_size - self._limits.reserve_size, 0))
+        return sum(used >= share * budget for share in ALARM_SHARES)
+
+    def _has_room(self) -> bool:
+        return self._free_size > self._limits.reserve_size and self.used_bytes < self._limits.budget_size
+
+    def take_notes(self) -> list[RecoveryNote]:
+        """Return what has been noted since the last call: damage, failures, losses."""
+        return self._shelf.take_notes()
+
+    # --- life ------------------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> list[RecoveryNote]:
+        """Seal what a former process left, set damage aside, find the chain's end.
+
+        Raises:
+            OSError: The disk failed.
+        """
+        self._shelf.recover()
+        return self.take_notes()
+
+    def open(self, connection: int, *, url: str, streams: Sequence[str], now_ns: int, event_time_us: int | None) -> None:
+        """Begin a connection's first segment; `event_time_us` is the greatest exchange time known of this market."""
+        if connection in self._connections:
+            raise ValueError(f"connection {connection} is open")
+        self._see(event_time_us)
+        state = self._connections[connection] = _Connection(connection, url, tuple(streams))
+        try:
+            self._begin(state, now_ns)
+        except OSError as error:
+            self._fail(state, error)
+
+    def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
+        """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
+        state = self._connections[connection]
+        self._hold(state, lines)
+        self._flush(state)
+        return self._shelf.drain()
+
+    def sync(self, now_ns: int) -> None:
+        """Make everything written so far survive a power loss."""
+        with suppress(OSError):  # the writes below will tell
+            self._free_size = self._disk.free_bytes()
+        for state in list(self._connections.values()):
+            for _ in range(ATTEMPTS):
+                self._flush(state)
+                if self._sync(state, now_ns):
+                    break
+            self._leave(state)
+
+    def seal_due(self, now_ns: int) -> list[SealedFile]:
+        """Seal segments that are old or large enough, and whatever could not be sealed before."""
+        for state in list(self._connections.values()):
+            self._flush(state)
+            self._leave(state)
+            active = state.active
+            if active is not None and now_ns - active.opened_ns >= self._limits.segment_age_ns:
+                self._end(state, now_ns, "segment age")
+        return self._shelf.drain()
+
+    def rotate(self, connection: int, *, reason: str, now_ns: int) -> list[SealedFile]:
+        """End a connection's segment and not the connection, as after a step of the wall clock."""
+        state = self._connections[connection]
+        self._flush(state)
+        if state.active is not None:
+            self._end(state, now_ns, reason)
+        return self._shelf.drain()
+
+    def close(self, connection: int, *, reason: str, code: int | None, now_ns: int) -> list[SealedFile]:
+        """End a connection and its segment."""
+        state = self._connections[connection]
+        last_ns = state.held[-1][0] if state.held else state.active.last_ns if state.active else 0
+        line = max(now_ns, last_ns + 1), wire.close_line(reason=reason, code=code, final=True)
+        self._hold(state, [line], at_any_rate=True)
+        state.closing = True
+        self._flush(state)
+        self._leave(state)
+        return self._shelf.drain()
+
+    def close_all(self, *, reason: str, now_ns: int) -> list[SealedFile]:
+        """End every connection; call it again while `held_bytes` is not 0, if there is time."""
+        sealed = []
+        for number, state in list(self._connections.items()):
+            if not state.closing:
+                sealed += self.close(number, reason=reason, code=None, now_ns=now_ns)
+        return sealed + self.seal_due(now_ns)
+
+    def pending(self) -> list[SealedFile]:
+        """Return sealed files that the store has not confirmed, oldest first, at most `PENDING_MAX`."""
+        return self._shelf.pending(PENDING_MAX)
+
+    def confirmed(self, sealed: SealedFile) -> None:
+        """Remove the local copy: the store holds an object of this size and digest."""
+        self._shelf.confirmed(sealed)
+
+    def damaged(self, sealed: SealedFile, detail: str) -> None:
+        """Set a sealed file aside that could not be read back as it was written."""
+        self._shelf.set_aside(sealed.path, detail)
+
+    # --- segments --------------------------------------------------------------------------------------------------------------
+
+    def _see(self, event_time_us: int | None) -> None:
+        if event_time_us is not None and (self._event_time_us is None or event_time_us > self._event_time_us):
+            self._event_time_us = event_time_us
+
+    def _hold(self, state: _Connection, lines: Sequence[Line], *, at_any_rate: bool = False) -> None:
+        room = self._limits.held_size - self.held_bytes
+        for position, line in enumerate(lines):
+            size = len(line[1]) + LINE_OVERHEAD
+            room -= size
+            if room < 0 and not at_any_rate:
+                self._lose(state, lines[position:])
+                return
+            state.held.append(line)
+            state.held_size += size
+
+    def _lose(self, state: _Connection, lines: Sequence[Line]) -> None:
+        first_ns, _, count = state.lost or (lines[0][0], 0, 0)
+        state.lost = first_ns, lines[-1][0], count + len(lines)
+        if not count:
+            self._shelf.note("lost", f"{self._market}/active", f"connection {state.number}: no room for lines from {first_ns} on")
+        self._lost_count += len(lines)
+
+    def _flush(self, state: _Connection) -> None:
+        """Write what is held, into as many segments as it takes; give up at the second failure."""
+        attempts = ATTEMPTS
+        while (state.held or state.lost) and attempts and self._has_room():
+            if not state.held:
+                self._admit_loss(state)
+            try:
+                active = state.active or self._begin(state, None)
+                count = self._fitting(active, state.held)
+                if count:
+                    self._append(active, state.held[:count])
+            except OSError as error:
+                self._fail(state, error)
+                attempts -= 1
+                continue
+            state.held = state.held[count:]
+            state.held_size = _size(state.held)
+            full = active.size >= self._limits.segment_size
+            if (full or state.held) and not self._end(state, 0, "size" if full else "hour"):
+                attempts -= 1
+        if not state.held:
+            self._release_failed(state)
+
+    def _release_failed(self, state: _Connection) -> None:
+        for retired in state.failed:
+            self._shelf.retire(retired)
+        state.failed.clear()
+
+    def _admit_loss(self, state: _Connection) -> None:
+        assert state.lost is not None
+        first_ns, last_ns, count = state.lost
+        state.lost = None
+        line = last_ns, wire.suspect_line(from_ns=first_ns, to_ns=last_ns, streams=None, reason=f"spool: {count} lines lost")
+        self._hold(state, [line], at_any_rate=True)
+
+    def _fitting(self, active: _Active, lines: Sequence[Line]) -> int:
+        """Return how many of the lines belong to this segment; at least one if the segment is new."""
+        size = active.size
+        for position, (_, frame) in enumerate(lines):
+            if size >= self._limits.segment_size and (position or active.line_count):
+                return position
+            if active.watch.would_raise_hour(frame):
+                return position
+            size += len(frame) + LINE_OVERHEAD
+        return len(lines)
+
+    def _begin(self, state: _Connection, now_ns: int | None) -> _Active:
+        """Start the next segment with its open line; without `now_ns` for the lines held."""
+        if now_ns is None:
+            first_ns, frame = state.held[0]
+            self._see(wire.event_time_us(frame))
+            now_ns = max(first_ns - 1, 0)
+        state.sequence += 1
+        path = active_path(self._market, self._run, state.number, state.sequence)
+        file = self._disk.append(path)
+        active = state.active = _Active(path, file, HourWatch(self._event_time_us), now_ns, now_ns)
+        line = wire.open_line(
+            collector=self._collector,
+            market=self._market,
+            run=self._run,
+            connection=state.number,
+            sequence=state.sequence,
+            url=state.url,
+            streams=state.streams,
+            version=self._version,
+            event_time_us=self._event_time_us,
+        )
+        self._put(active, format_line(now_ns, line))
+        return active
+
+    def _put(self, active: _Active, data: bytes) -> None:
+        active.size = active.file.write(data)
+        active.crc32 = zlib.crc32(data, active.crc32)
+        self._acknowledge("written", active.path, active.size)
+
+    def _append(self, active: _Active, lines: Sequence[Line]) -> None:
+        if not wire.recordable(b" ".join([frame for _, frame in lines])) or not all(frame for _, frame in lines):
+            # The collector sees to it that every frame can stand on a line; here it is only made sure of.
+            lines = [line if wire.recordable(line[1]) else (line[0], wire.bytes_line(1, line[1])) for line in lines]
+        self._put(active, b"".join([format_line(*line) for line in lines]))
+        active.unsynced.extend(lines)
+        active.line_count += len(lines)
+        active.last_ns = max(active.last_ns, lines[-1][0])
+        self._see(active.watch.event_time_us)
+
+    def _vouch(self, active: _Active, now_ns: int) -> None:
+        self._put(active, format_sync(now_ns, size=active.size - active.vouched_size, crc32=active.crc32))
+        active.vouched_size, active.crc32 = active.size, 0
+
+    def _sync(self, state: _Connection, now_ns: int) -> bool:
+        active = state.active
+        if active is None or active.size == active.synced_size:
+            return True
+        try:
+            self._vouch(active, now_ns)
+            active.file.sync()
+        except OSError as error:
+            self._fail(state, error)
+            return False
+        active.synced_size = active.size
+        active.unsynced.clear()
+        self._acknowledge("synced", active.path, active.size)
+        return True
+
+    def _end(self, state: _Connection, now_ns: int, reason: str | None) -> bool:
+        """Retire the active segment, if it can be; a `reason` is what its last line says."""
+        active = state.active
+        assert active is not None, "only a connection with an active segment can end it"
+        try:
+            if reason is not None:
+                active.last_ns = max(now_ns, active.last_ns + 1)
+                self._put(active, format_line(active.last_ns, wire.close_line(reason=reason, code=None, final=False)))
+            self._vouch(active, active.last_ns)
+            active.file.close()
+        except OSError as error:
+            self._fail(state, error)
+            return False
+        state.active = None
+        self._shelf.retire(Retired(active.path, active.size))
+        return True
+
+    def _leave(self, state: _Connection) -> None:
+        """Let go of a closing connection once all of it is in segments."""
+        if not state.closing or state.held or state.lost:
+            return
+        if state.active is not None:
+            self._end(state, 0, None)
+        if not state.held:
+            self._release_failed(state)
+            del self._connections[state.number]
+
+    def _fail(self, state: _Connection, error: OSError) -> None:
+        """Give up the active file behind its last sync; what was behind it is held, to be written into a new segment."""
+        active, state.active = state.active, None
+        path = active.path if active else active_path(self._market, self._run, state.number, state.sequence)
+        self._shelf.note("disk", path, error)
+        if active is None:
+            return
+        with suppress(OSError):
+            active.file.close()
+        state.held[:0] = active.unsynced
+        state.held_size += _size(active.unsynced)
+        state.failed.append(Retired(active.path, active.synced_size))
+
+
+def _size(lines: Sequence[Line]) -> int:
+    return sum([len(frame) + LINE_OVERHEAD for _, frame in lines])
