@@ -1,10 +1,11 @@
-"""The raw segment: the active text file and the sealed object, as pure functions over bytes.
+"""The sealed segment: lines regrouped by stream into independent zstd frames, with an index behind them.
 
 Everything read is treated as hostile: a damaged or forged segment raises `CorruptionError` and nothing else, and nothing is allocated
-on its word beyond `BLOCK_TEXT_SIZE_MAX` a block and `INDEX_SIZE_MAX` for the index. Only a torn tail of an active file is no error: it is
-what a crash leaves, and `recover_active` returns it as a value.
+on its word beyond `BLOCK_TEXT_SIZE_MAX` a block and `INDEX_SIZE_MAX` for the index.
 
-Source: docs/format.md, sections 2 to 4.
+The text of active segments is in `core.active`, the index in `core.index`; what belongs to a segment can be had from here.
+
+Source: docs/format.md, sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -14,21 +15,41 @@ import binascii
 import datetime
 import hashlib
 import re
-import struct
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
-
-import msgspec
-from msgspec import Meta
 
 from twintape.core import wire
+from twintape.core.active import (
+    HourWatch,
+    Line,
+    Recovered,
+    depth_streams_of,
+    format_line,
+    format_sync,
+    parse_line,
+    parse_text,
+    recover_active,
+)
 from twintape.core.errors import CorruptionError
+from twintape.core.index import (
+    BLOCK_TEXT_SIZE_MAX,
+    FORMAT,
+    INDEX_SIZE_MAX,
+    TAIL_SIZE,
+    Block,
+    ChainLink,
+    Index,
+    NeedMore,
+    StreamIndex,
+    expect,
+    extent,
+    index_frame,
+    index_json,
+    read_index,
+)
 from twintape.core.markets import Market
-from twintape.core.names import RawKey
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -65,370 +86,23 @@ __all__ = [
     "verify_segment",
 ]
 
-Line = tuple[int, bytes]
-"""Receive time in ns and the frame."""
-
-FORMAT = "twintape-segment/1"
-ACTIVE_FORMAT = "twintape-active/1"
-
 BLOCK_TEXT_SIZE = 1 << 20
 """The most text a block of several lines holds."""
-BLOCK_TEXT_SIZE_MAX = 64 << 20
-"""The most text a block holds at all, and with it the longest line."""
-INDEX_SIZE_MAX = 64 << 20
-"""The largest index that is written or believed."""
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
-TAIL_SIZE = 64 << 10
-"""What to read from the end of an object at first: enough for the index of most segments."""
 
-TIME_NS_MAX = 2**63 - 1
-_ID_MAX = 10**18
 _DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _WINDOW_LOG_MAX = 26  # no block needs more than its own 64 MiB
 
-_MAGIC = b"\x50\x2a\x4d\x18"
-_HEADER = struct.Struct("<4sI")
-_TRAILER = struct.Struct("<QI4s")
-_TRAILER_MAGIC = b"TTP1"
-
 _COMPRESSION: dict[int, int] = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
 _DECOMPRESSION: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
-
-_SYNC_PREFIX = b'{"stream":"!twintape@sync",'
 _WRAPPER = b'{"stream":"'
 # The head of every depth frame Binance has sent through a combined stream since 2019; whatever looks different takes the slow way.
 _DEPTH_HEAD = re.compile(
     rb'\{"stream":"([^"\\]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}'
     rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
 )
-
-
-# --- active text ---------------------------------------------------------------------------------------------------------------
-
-
-def format_line(receive_time_ns: int, frame: bytes) -> bytes:
-    r"""Return the line of a frame, with its newline.
-
-    >>> format_line(17, b"{}")
-    b'17 {}\n'
-    """
-    return b"%d %b\n" % (receive_time_ns, frame)
-
-
-def format_sync(receive_time_ns: int, *, size: int, crc32: int) -> bytes:
-    """Return the line that vouches for the `size` bytes since the sync line before."""
-    return format_line(receive_time_ns, wire.sync_line(size=size, crc32=crc32))
-
-
-def parse_line(line: bytes) -> Line:
-    """Return receive time and frame of a line without its newline.
-
-    >>> parse_line(b'1723161253937085768 {"a": 1}')
-    (1723161253937085768, b'{"a": 1}')
-
-    Raises:
-        CorruptionError: It does not have the form of a line.
-    """
-    digits, _, frame = line.partition(b" ")
-    if not digits.isdigit() or len(digits) > 19 or (digits[0] == 48 and len(digits) > 1) or not wire.recordable(frame):
-        raise CorruptionError(f"not a line of a segment: {line[:80]!r}")
-    receive_time_ns = int(digits)
-    if receive_time_ns > TIME_NS_MAX:
-        raise CorruptionError(f"impossible receive time {receive_time_ns}")
-    return receive_time_ns, frame
-
-
-def parse_text(text: bytes) -> list[Line]:
-    """Return the lines of a block's text.
-
-    Raises:
-        CorruptionError: A line is malformed or the last one lacks its newline.
-    """
-    if not text.endswith(b"\n"):
-        raise CorruptionError("text does not end with a whole line")
-    return [parse_line(line) for line in text[:-1].split(b"\n")]
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """What an active file holds.
-
-    Attributes:
-        lines: All good lines in order, without `@sync`.
-        checked_count: How many of them, from the front, a sync line vouches for.
-        unchecked_count: The rest: well-formed and whole, but nothing says that they are what was written.
-        good_size: Length of the file's good part, sync lines included.
-        tail: What follows it, from the first malformed line on.
-    """
-
-    lines: list[Line]
-    checked_count: int
-    unchecked_count: int
-    good_size: int
-    tail: bytes
-
-
-def recover_active(data: bytes) -> Recovered:
-    """Read an active file that may have been cut or damaged anywhere.
-
-    A sync line is believed if it vouches for exactly the bytes since the one before; any other line that looks like one is a frame
-    (the exchange can send such a text) and kept.
-    """
-    lines: list[Line] = []
-    checked_count = good_size = synced_size = 0
-    for text in data.split(b"\n")[:-1]:
-        try:
-            line = parse_line(text)
-        except CorruptionError:
-            break
-        start, good_size = good_size, good_size + len(text) + 1
-        if line[1].startswith(_SYNC_PREFIX):
-            covered = data[synced_size:start]
-            if line[1] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
-                checked_count, synced_size = len(lines), good_size
-                continue
-        lines.append(line)
-    return Recovered(lines, checked_count, len(lines) - checked_count, good_size, data[good_size:])
-
-
-def depth_streams_of(streams: Iterable[str]) -> dict[str, str]:
-    """Return symbol → stream name for every symbol with exactly one depth stream among the stream names of a connection.
-
-    >>> depth_streams_of(["btcusdt@depth@100ms", "btcusdt@trade", "ethusdt@depth", "ethusdt@depth@100ms"])
-    {'BTCUSDT': 'btcusdt@depth@100ms'}
-    """
-    found: dict[str, set[str]] = {}
-    for name in streams:
-        symbol, stream = wire.split_stream(name)
-        if wire.is_depth(stream):
-            found.setdefault(symbol, set()).add(name)
-    return {symbol: min(names) for symbol, names in found.items() if len(names) == 1}
-
-
-class HourWatch:
-    """Tells when a segment must end because the next frame's event time lies in a later hour than all before.
-
-    Args:
-        event_time_us: The `event_time_us` of the segment's open line.
-
-    Attributes:
-        event_time_us: Greatest event time so far, or None.
-    """
-
-    __slots__ = ("_hour_end_us", "event_time_us")
-
-    def __init__(self, event_time_us: int | None = None) -> None:
-        self.event_time_us = event_time_us
-        self._hour_end_us = _hour_end_us(event_time_us)
-
-    def would_raise_hour(self, frame: bytes) -> bool:
-        """Return whether `frame` must open a new segment (and leave everything as it is); else take its event time in."""
-        event_time_us = wire.event_time_us(frame)
-        if event_time_us is None or (self.event_time_us is not None and event_time_us <= self.event_time_us):
-            return False
-        if self._hour_end_us is not None and event_time_us >= self._hour_end_us:
-            return True
-        self.event_time_us = event_time_us
-        self._hour_end_us = _hour_end_us(event_time_us)
-        return False
-
-
-def _hour_end_us(time_us: int | None) -> int | None:
-    return None if time_us is None else (time_us // _HOUR_US + 1) * _HOUR_US
-
-
-# --- index ---------------------------------------------------------------------------------------------------------------------
-
-_Count = Annotated[int, Meta(ge=1, le=2**40)]
-_Natural = Annotated[int, Meta(ge=0, le=2**40)]
-_Number = Annotated[int, Meta(ge=1, le=999_999_999)]
-_TimeNs = Annotated[int, Meta(ge=0, le=TIME_NS_MAX)]
-_TimeUs = Annotated[int, Meta(ge=0, le=10**16)]
-_UpdateId = Annotated[int, Meta(ge=-_ID_MAX, le=_ID_MAX)]
-_Sha256 = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
-_Date = Annotated[str, Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")]
-_Name = Annotated[str, Meta(min_length=1, max_length=512)]
-
-
-class ChainLink(msgspec.Struct, frozen=True):
-    """A segment's place in the serial chain of one collector and market.
-
-    `previous` is the SHA-256 of the whole object with the number before; number 0 has none and `reason` says why the chain begins.
-    """
-
-    id: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
-    number: Annotated[int, Meta(ge=0, le=2**53)]
-    previous: _Sha256 | None
-    reason: Annotated[str, Meta(max_length=1024)] | None
-
-
-class Block(msgspec.Struct, frozen=True):
-    """One zstd frame: lines of one stream with one exchange date. Times and ids are those of its lines; None where no line has any."""
-
-    date: _Date
-    offset: _Natural
-    size: _Count
-    sha256: _Sha256
-    text_size: Annotated[int, Meta(ge=4, le=BLOCK_TEXT_SIZE_MAX)]
-    count: _Count
-    first_receive_time_ns: _TimeNs
-    last_receive_time_ns: _TimeNs
-    event_time_us_min: _TimeUs | None
-    event_time_us_max: _TimeUs | None
-    first_prev_update_id: _UpdateId | None
-    last_final_update_id: _UpdateId | None
-    breaks: _Natural
-
-
-class StreamIndex(msgspec.Struct, frozen=True):
-    """Where a segment holds the lines of one stream, in order."""
-
-    name: _Name
-    symbol: _Name
-    stream: _Name
-    count: _Count
-    blocks: tuple[Block, ...]
-
-
-class Index(msgspec.Struct, frozen=True):
-    """A sealed segment's table of contents; the fields are those of docs/format.md, section 3."""
-
-    format: str
-    collector: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z")]
-    market: Market
-    run: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
-    connection: _Number
-    sequence: _Number
-    chain: ChainLink
-    date: _Date
-    hour: Annotated[int, Meta(ge=0, le=23)]
-    count: _Count
-    unchecked_count: _Natural
-    text_size: _Count
-    first_receive_time_ns: _TimeNs
-    last_receive_time_ns: _TimeNs
-    event_time_us_min: _TimeUs | None
-    event_time_us_max: _TimeUs | None
-    order: str | None
-    streams: tuple[StreamIndex, ...]
-
-    def raw_key(self, sha256: str) -> RawKey:
-        """Return the parts of the key an object with this index and digest must have."""
-        return RawKey(
-            self.collector, self.market, self.date, self.hour, self.run[:8], self.connection, self.sequence, sha256[:16]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class NeedMore:
-    """The tail was too short: read the last `size` bytes of the object and ask again."""
-
-    size: int
-
-
-_decode_index = msgspec.json.Decoder(Index).decode
-
-
-def _expect(condition: bool, what: str) -> None:
-    if not condition:
-        raise CorruptionError(f"segment index: {what}")
-
-
-def index_json(tail: bytes, object_size: int) -> bytes | NeedMore:
-    """Return the index as it was written, its CRC checked, from the last bytes of an object.
-
-    Raises:
-        CorruptionError: These are not the last bytes of a sealed segment.
-    """
-    _expect(len(tail) <= object_size, f"{len(tail)} bytes read of an object of {object_size}")
-    overhead = _HEADER.size + _TRAILER.size
-    _expect(object_size > overhead, f"an object of {object_size} bytes is no segment")
-    if len(tail) < _TRAILER.size:
-        return NeedMore(min(object_size, TAIL_SIZE))
-    offset, crc32, magic = _TRAILER.unpack(tail[-_TRAILER.size :])
-    _expect(magic == _TRAILER_MAGIC, "no trailer")
-    size = object_size - offset
-    _expect(overhead < size <= overhead + INDEX_SIZE_MAX, f"impossible offset {offset} in an object of {object_size}")
-    if len(tail) < size:
-        return NeedMore(size)
-    magic, payload_size = _HEADER.unpack_from(tail, len(tail) - size)
-    _expect(magic == _MAGIC and payload_size == size - _HEADER.size, "no skippable frame where the trailer points")
-    text = tail[len(tail) - size + _HEADER.size : -_TRAILER.size]
-    _expect(zlib.crc32(text) == crc32, "wrong CRC-32")
-    return text
-
-
-def read_index(tail: bytes, object_size: int) -> Index | NeedMore:
-    """Return the index from the last bytes of an object (`TAIL_SIZE` to begin with), or how many bytes it takes.
-
-    Raises:
-        CorruptionError: It is damaged, of another format, or contradicts itself or the object's size.
-    """
-    text = index_json(tail, object_size)
-    if isinstance(text, NeedMore):
-        return text
-    try:
-        index = _decode_index(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptionError(f"segment index: {error}") from error
-    _check_index(index, object_size - len(text) - _HEADER.size - _TRAILER.size)
-    return index
-
-
-def _check_index(index: Index, data_size: int) -> None:
-    _expect(index.format == FORMAT, f"unknown format {index.format[:64]!r}")
-    chain = index.chain
-    _expect((chain.previous is None) == (chain.number == 0), f"number {chain.number} of a chain, previous {chain.previous}")
-    blocks = [block for stream in index.streams for block in stream.blocks]
-    for stream in index.streams:
-        _check_stream(stream)
-    names = {stream.name for stream in index.streams}
-    _expect(len(names) == len(index.streams), "a stream stands twice")
-    end = 0
-    for block in sorted(blocks, key=lambda block: block.offset):
-        _expect(block.offset == end, f"the blocks leave a hole or overlap at {end}")
-        end += block.size
-    _expect(end == data_size, f"the blocks end at {end}, the index begins at {data_size}")
-    _expect(sum(block.count for block in blocks) == index.count, "the counts do not add up")
-    _expect(sum(block.text_size for block in blocks) == index.text_size, "the text sizes do not add up")
-    _expect(index.unchecked_count <= index.count, "more unchecked lines than lines")
-    _expect(_is_date(index.date), f"no date: {index.date}")
-    least, greatest = (
-        _range(block.event_time_us_min for block in blocks)[0],
-        _range(block.event_time_us_max for block in blocks)[1],
-    )
-    _expect((least, greatest) == (index.event_time_us_min, index.event_time_us_max), "the event times do not add up")
-
-
-def _check_stream(stream: StreamIndex) -> None:
-    name = stream.name
-    _expect(wire.split_stream(name) == (stream.symbol, stream.stream), f"{name[:80]!r} is not {stream.symbol[:80]!r}")
-    _expect(sum(block.count for block in stream.blocks) == stream.count, f"the counts of {name[:80]!r} do not add up")
-    is_depth = wire.is_depth(stream.stream)
-    for block in stream.blocks:
-        _expect(block.text_size >= 4 * block.count, f"{block.count} lines in {block.text_size} bytes")
-        _expect(_is_date(block.date), f"no date: {block.date}")
-        least, greatest = block.event_time_us_min, block.event_time_us_max
-        _expect((least is None) == (greatest is None), "half a range of event times")
-        _expect(least is None or greatest is None or least <= greatest, "event times that run backwards")
-        first, last = block.first_prev_update_id, block.last_final_update_id
-        _expect((first is None) == (last is None) and (is_depth or first is None), "ids where there are none")
-        _expect(block.breaks < block.count, "more breaks than events")
-
-
-def _is_date(text: str) -> bool:
-    try:
-        datetime.date.fromisoformat(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _range(values: Iterable[int | None]) -> tuple[int, int] | tuple[None, None]:
-    known = [value for value in values if value is not None]
-    return (min(known), max(known)) if known else (None, None)
 
 
 # --- sealing -------------------------------------------------------------------------------------------------------------------
@@ -577,7 +251,7 @@ def _block(
     event_times: Sequence[int | None],
     ids: Iterable[tuple[int, int] | None],
 ) -> Block:
-    least, greatest = _range(event_times)
+    least, greatest = extent(event_times)
     events = [event for event in ids if event is not None]
     return Block(
         date=_date(day),
@@ -659,7 +333,7 @@ def seal(
             offset += len(compressed)
         stream_indexes.append(StreamIndex(name, *wire.split_stream(name), len(own), tuple(blocks)))
     greatest_us = max(exchange_times, default=0)
-    least_event, greatest_event = _range(scan.event_times)
+    least_event, greatest_event = extent(scan.event_times)
     index = Index(
         format=FORMAT,
         collector=collector,
@@ -680,21 +354,10 @@ def seal(
         order=_order(receive_times, scan.positions),
         streams=tuple(stream_indexes),
     )
-    data = b"".join([*parts, _index_frame(index, offset)])
+    data = b"".join([*parts, index_frame(index, offset)])
     read_index(data[offset:], len(data))
     sha256 = hashlib.sha256(data).hexdigest()
     return Sealed(data, sha256, index.raw_key(sha256).key(), index)
-
-
-def _index_frame(index: Index, offset: int) -> bytes:
-    text = msgspec.json.encode(index)
-    return b"".join(
-        [
-            _HEADER.pack(_MAGIC, len(text) + _TRAILER.size),
-            text,
-            _TRAILER.pack(offset, zlib.crc32(text), _TRAILER_MAGIC),
-        ]
-    )
 
 
 def _order(receive_times: Sequence[int], positions: Sequence[int]) -> str | None:
@@ -768,9 +431,9 @@ def _positions(index: Index, receive_times_ns: Sequence[Sequence[int]]) -> list[
             value = shift = 0
     counts = [0] * len(index.streams)
     for position in positions:
-        _expect(position < len(counts), f"order names stream {position} of {len(counts)}")
+        expect(position < len(counts), f"order names stream {position} of {len(counts)}")
         counts[position] += 1
-    _expect(counts == [stream.count for stream in index.streams] and shift == 0, "order is not one of these lines")
+    expect(counts == [stream.count for stream in index.streams] and shift == 0, "order is not one of these lines")
     return positions
 
 
@@ -796,7 +459,7 @@ def check_digests(data: bytes) -> Index:
     for stream in index.streams:
         for block in stream.blocks:
             found = hashlib.sha256(data[block.offset : block.offset + block.size]).hexdigest()
-            _expect(found == block.sha256, f"the block at {block.offset} is damaged")
+            expect(found == block.sha256, f"the block at {block.offset} is damaged")
     return index
 
 
@@ -839,11 +502,11 @@ def verify_segment(data: bytes) -> Index:
                 event_times=[event_times[number] for number in chunk],
                 ids=[wire.depth_ids(lines[number][2], index.market) if is_depth else None for number in chunk],
             )
-            _expect(found == block, f"the block at {block.offset} holds other times or ids than it says")
+            expect(found == block, f"the block at {block.offset} holds other times or ids than it says")
             days = {exchange_times[number] // _DAY_US for number in chunk}
-            _expect(len(days) == 1, f"the block at {block.offset} holds more than one date")
+            expect(len(days) == 1, f"the block at {block.offset} holds more than one date")
     greatest_us = max(exchange_times)
-    _expect((index.date, index.hour) == (_date(greatest_us // _DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
+    expect((index.date, index.hour) == (_date(greatest_us // _DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
     first_last = (index.first_receive_time_ns, index.last_receive_time_ns)
-    _expect(first_last == (receive_times[0], receive_times[-1]), "wrong first or last receive time")
+    expect(first_last == (receive_times[0], receive_times[-1]), "wrong first or last receive time")
     return index

@@ -1,0 +1,167 @@
+"""The active segment: the text a collector appends to, and what can be read of it after a crash.
+
+A torn or damaged tail is no error: it is what a crash leaves, and `recover_active` returns it as a value.
+
+Source: docs/format.md, sections 2 and 4.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from twintape.core import wire
+from twintape.core.errors import CorruptionError
+
+__all__ = [
+    "TIME_NS_MAX",
+    "HourWatch",
+    "Line",
+    "Recovered",
+    "depth_streams_of",
+    "format_line",
+    "format_sync",
+    "parse_line",
+    "parse_text",
+    "recover_active",
+]
+
+Line = tuple[int, bytes]
+"""Receive time in ns and the frame."""
+
+TIME_NS_MAX = 2**63 - 1
+
+_HOUR_US = 3_600_000_000
+_SYNC_PREFIX = b'{"stream":"!twintape@sync",'
+
+
+def format_line(receive_time_ns: int, frame: bytes) -> bytes:
+    r"""Return the line of a frame, with its newline.
+
+    >>> format_line(17, b"{}")
+    b'17 {}\n'
+    """
+    return b"%d %b\n" % (receive_time_ns, frame)
+
+
+def format_sync(receive_time_ns: int, *, size: int, crc32: int) -> bytes:
+    """Return the line that vouches for the `size` bytes since the sync line before."""
+    return format_line(receive_time_ns, wire.sync_line(size=size, crc32=crc32))
+
+
+def parse_line(line: bytes) -> Line:
+    """Return receive time and frame of a line without its newline.
+
+    >>> parse_line(b'1723161253937085768 {"a": 1}')
+    (1723161253937085768, b'{"a": 1}')
+
+    Raises:
+        CorruptionError: It does not have the form of a line.
+    """
+    digits, _, frame = line.partition(b" ")
+    if not digits.isdigit() or len(digits) > 19 or (digits[0] == 48 and len(digits) > 1) or not wire.recordable(frame):
+        raise CorruptionError(f"not a line of a segment: {line[:80]!r}")
+    receive_time_ns = int(digits)
+    if receive_time_ns > TIME_NS_MAX:
+        raise CorruptionError(f"impossible receive time {receive_time_ns}")
+    return receive_time_ns, frame
+
+
+def parse_text(text: bytes) -> list[Line]:
+    """Return the lines of a block's text.
+
+    Raises:
+        CorruptionError: A line is malformed or the last one lacks its newline.
+    """
+    if not text.endswith(b"\n"):
+        raise CorruptionError("text does not end with a whole line")
+    return [parse_line(line) for line in text[:-1].split(b"\n")]
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What an active file holds.
+
+    Attributes:
+        lines: All good lines in order, without `@sync`.
+        checked_count: How many of them, from the front, a sync line vouches for.
+        unchecked_count: The rest: well-formed and whole, but nothing says that they are what was written.
+        good_size: Length of the file's good part, sync lines included.
+        tail: What follows it, from the first malformed line on.
+    """
+
+    lines: list[Line]
+    checked_count: int
+    unchecked_count: int
+    good_size: int
+    tail: bytes
+
+
+def recover_active(data: bytes) -> Recovered:
+    """Read an active file that may have been cut or damaged anywhere.
+
+    A sync line is believed if it vouches for exactly the bytes since the one before; any other line that looks like one is a frame
+    (the exchange can send such a text) and kept.
+    """
+    lines: list[Line] = []
+    checked_count = good_size = synced_size = 0
+    for text in data.split(b"\n")[:-1]:
+        try:
+            line = parse_line(text)
+        except CorruptionError:
+            break
+        start, good_size = good_size, good_size + len(text) + 1
+        if line[1].startswith(_SYNC_PREFIX):
+            covered = data[synced_size:start]
+            if line[1] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
+                checked_count, synced_size = len(lines), good_size
+                continue
+        lines.append(line)
+    return Recovered(lines, checked_count, len(lines) - checked_count, good_size, data[good_size:])
+
+
+def depth_streams_of(streams: Iterable[str]) -> dict[str, str]:
+    """Return symbol → stream name for every symbol with exactly one depth stream among the stream names of a connection.
+
+    >>> depth_streams_of(["btcusdt@depth@100ms", "btcusdt@trade", "ethusdt@depth", "ethusdt@depth@100ms"])
+    {'BTCUSDT': 'btcusdt@depth@100ms'}
+    """
+    found: dict[str, set[str]] = {}
+    for name in streams:
+        symbol, stream = wire.split_stream(name)
+        if wire.is_depth(stream):
+            found.setdefault(symbol, set()).add(name)
+    return {symbol: min(names) for symbol, names in found.items() if len(names) == 1}
+
+
+class HourWatch:
+    """Tells when a segment must end because the next frame's event time lies in a later hour than all before.
+
+    Args:
+        event_time_us: The `event_time_us` of the segment's open line.
+
+    Attributes:
+        event_time_us: Greatest event time so far, or None.
+    """
+
+    __slots__ = ("_hour_end_us", "event_time_us")
+
+    def __init__(self, event_time_us: int | None = None) -> None:
+        self.event_time_us = event_time_us
+        self._hour_end_us = _hour_end_us(event_time_us)
+
+    def would_raise_hour(self, frame: bytes) -> bool:
+        """Return whether `frame` must open a new segment (and leave everything as it is); else take its event time in."""
+        event_time_us = wire.event_time_us(frame)
+        if event_time_us is None or (self.event_time_us is not None and event_time_us <= self.event_time_us):
+            return False
+        if self._hour_end_us is not None and event_time_us >= self._hour_end_us:
+            return True
+        self.event_time_us = event_time_us
+        self._hour_end_us = _hour_end_us(event_time_us)
+        return False
+
+
+def _hour_end_us(time_us: int | None) -> int | None:
+    return None if time_us is None else (time_us // _HOUR_US + 1) * _HOUR_US
