@@ -310,10 +310,9 @@ class PingKeeper:
     def pong(self, payload: bytes) -> None:
         """Take a client's pong; an unsolicited one changes nothing."""
         if payload in self._unanswered:
-            for older in list(self._unanswered):
-                del self._unanswered[older]
-                if older == payload:
-                    break
+            pinged = list(self._unanswered)
+            for settled in pinged[: pinged.index(payload) + 1]:
+                del self._unanswered[settled]
 
     def expired(self, now_ns: int) -> bool:
         """Return whether the oldest unanswered ping is past its deadline."""
