@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from twintape.columns.splice import assign_epochs, splice
 from twintape.core.sequence import coverage
 
+DROP = 1_000_000
+
 
 def cheapest(events, start):
     """Dijkstra over (id, line): the obvious reference. Returns the least (overlaps, switches, events) from `start` to the last id covered."""
@@ -111,17 +113,22 @@ def test_a_gap_behind_the_start_is_this_chains_gap():
 def test_no_events_make_an_empty_path():
     none = np.zeros(0, np.int64)
     assert len(splice(none, none, none).chosen) == 0
-    assert len(assign_epochs(none, none)) == 0
+    assert len(assign_epochs(none, none, drop_ids=DROP)) == 0
 
 
 def test_ids_far_below_the_high_water_mark_open_an_epoch():
     final = np.array([5_000_000, 5_000_010, 3, 9, 5_000_020], np.int64)
     times = np.array([1, 2, 4, 5, 3], np.int64)
-    assert list(assign_epochs(final, times)) == [0, 0, 1, 1, 0]
-    assert list(assign_epochs(final[2:4], times[2:4], 5_000_000)) == [1, 1]
-    assert list(assign_epochs(final[:2], times[:2], 5_000_000)) == [0, 0]
+    assert list(assign_epochs(final, times, drop_ids=DROP)) == [0, 0, 1, 1, 0]
+    assert list(assign_epochs(final[2:4], times[2:4], 5_000_000, drop_ids=DROP)) == [1, 1]
+    assert list(assign_epochs(final[:2], times[:2], 5_000_000, drop_ids=DROP)) == [0, 0]
 
 
 def test_a_late_event_opens_no_epoch():
     final = np.array([5_000_010, 5_000_000], np.int64)
-    assert list(assign_epochs(final, np.array([1, 2], np.int64))) == [0, 0]
+    assert list(assign_epochs(final, np.array([1, 2], np.int64), drop_ids=DROP)) == [0, 0]
+
+
+def test_yesterdays_last_events_below_the_pinned_start_are_no_restart():
+    final = np.array([1_000_000, 9_000_000, 9_500_000], np.int64)
+    assert list(assign_epochs(final, np.array([1, 2, 3], np.int64), 9_400_000, drop_ids=DROP)) == [0, 0, 0]

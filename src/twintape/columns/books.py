@@ -166,23 +166,24 @@ class DayBook:
             self.verdicts[number] = "anchor"
             return
         result = checkpoint(
-            copy.snapshot.last_update_id,
-            *sides,
+            sides,
+            self.book,
+            levels,
+            position,
             complete_bid=bool(copy.limit) and len(copy.snapshot.bids) < copy.limit,
             complete_ask=bool(copy.limit) and len(copy.snapshot.asks) < copy.limit,
-            levels=levels,
-            position=position,
-            book=self.book,
         )
         self.verdicts[number] = result.verdict
         if result.verdict == "failed":
-            examples = [(s, str(p), str(a), str(b)) for s, p, a, b in result.differences[:EXAMPLES_MAX]]
             self._failures.append(
                 CheckpointFailure(
                     last_update_id=copy.snapshot.last_update_id,
                     collector=copy.collector,
                     differences=result.difference_count,
-                    examples=examples,
+                    examples=[
+                        (found.side, str(found.price), str(found.in_snapshot), str(found.in_book))
+                        for found in result.differences[:EXAMPLES_MAX]
+                    ],
                 )
             )
 

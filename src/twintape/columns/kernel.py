@@ -57,14 +57,18 @@ _HASH_SECOND = np.uint64(0xE7037ED1A0B428DB)
 _HASH_FINAL = np.uint64(0xFF51AFD7ED558CCD)
 
 
+# Entries for C and for Python cost compile time: no kernel is called from C, and the inlined ones only by kernels.
+_OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "no_cfunc_wrapper": True}
+
+
 def kernel(function: Function) -> Function:
     """Compile `function` on first use, keep the machine code on disk, run it without the GIL."""
-    return cast("Function", numba.njit(cache=True, nogil=True)(function))
+    return cast("Function", numba.njit(**_OPTIONS)(function))
 
 
 def inlined(function: Function) -> Function:
     """Compile `function` into each of its callers; for the few lines that run for every number."""
-    return cast("Function", numba.njit(cache=True, nogil=True, forceinline=True)(function))
+    return cast("Function", numba.njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function))
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

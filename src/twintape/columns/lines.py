@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from twintape.columns.parse import TemplateSet, scan
 from twintape.columns.schema import Template
 from twintape.columns.splice import assign_epochs
-from twintape.core.markets import Market
+from twintape.core.markets import RULES, Market
 
 __all__ = ["CHUNK_CACHE_MAX", "Chunk", "ChunkTexts", "DayBounds", "Lines", "day_bounds", "midnight_us", "read_lines"]
 
@@ -90,6 +90,7 @@ class Lines:
         templates: How fast frames were printed, sorted; `template` (int16) is a position in it, -1 for frames only the slow reader understands.
         chunk: Position of the chunk; `offset` and `length` (int32) are the line's place in the chunk's text.
         group: Frames with the same epoch and ids have the same, ascending number; -1 for undecodable ones.
+        price_decimals: int8[n], digits behind the point that the prices need; `quantity_decimals` likewise.
         hash_a: uint64[n], and `hash_b`: content of the level arrays.
     """
 
@@ -110,6 +111,8 @@ class Lines:
     offset: Ints
     length: NDArray[np.int32]
     level_count: Ints
+    price_decimals: NDArray[np.int8]
+    quantity_decimals: NDArray[np.int8]
     hash_a: NDArray[np.uint64]
     hash_b: NDArray[np.uint64]
     group: Ints
@@ -157,12 +160,19 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
         "offset": join("offset", np.int64),
         "length": join("length", np.int32),
         "level_count": join("bid_count", np.int64).astype(np.int64) + join("ask_count", np.int64).astype(np.int64),
+        "price_decimals": join("price_decimals", np.int8),
+        "quantity_decimals": join("quantity_decimals", np.int8),
         "hash_a": hashes[:, 0],
         "hash_b": hashes[:, 1],
     }
     readable = columns["template"] != UNDECODABLE
     epoch = np.full(len(readable), -1, np.int64)
-    epoch[readable] = assign_epochs(columns["final"][readable], columns["event_time_us"][readable], start_update_id)
+    epoch[readable] = assign_epochs(
+        columns["final"][readable],
+        columns["event_time_us"][readable],
+        start_update_id,
+        drop_ids=RULES[market].epoch_drop_ids,
+    )
     order = np.lexsort(
         (
             columns["hash_a"],

@@ -124,7 +124,7 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
     settled = np.array([chunk.source < 0 for chunk in chunks], bool)[lines.chunk]
     fates = decide(lines, bounds, texts, request.market, settled)
     templates = TemplateSet(lines.templates)
-    snapshots, finest = _usable(request, lines, fates, texts)
+    snapshots, finest = _usable(request, lines, fates)
     flags = _flags(lines, fates)
     book = DayBook(
         final=lines.final[fates.chain],
@@ -157,12 +157,10 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
     )
 
 
-def _usable(request: DayRequest, lines: Lines, fates: Fates, texts: ChunkTexts) -> tuple[list[SnapshotCopy], tuple[int, int]]:
+def _usable(request: DayRequest, lines: Lines, fates: Fates) -> tuple[list[SnapshotCopy], tuple[int, int]]:
     """Return the snapshots in order, and the exponents that hold every number of the day exactly."""
-    slow = fates.chain[lines.template[fates.chain] == SLOW]
-    frames = [line.split(b" ", 1)[1] for line in texts.lines(lines.chunk[slow], lines.offset[slow], lines.length[slow])]
-    used = np.unique(lines.template[fates.chain]).tolist()
-    price_exponent, quantity_exponent = exponents(lines.templates, used, frames, market=request.market)
+    chain = fates.chain
+    price_exponent, quantity_exponent = exponents(lines.price_decimals[chain], lines.quantity_decimals[chain])
     price, quantity = [-price_exponent], [-quantity_exponent]
     if request.opening is not None:
         price.append(-request.opening.price_exponent)

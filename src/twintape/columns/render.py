@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from twintape.columns.kernel import Bytes, Int16s, Int64s, inlined, kernel, put_bytes, put_digits, put_integer
-from twintape.columns.parse import TemplateSet
 from twintape.columns.schema import DepthColumns, Template
+from twintape.columns.templates import TemplateSet
 from twintape.core.errors import CorruptionError
 
 __all__ = ["render", "render_lines"]

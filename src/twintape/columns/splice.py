@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twintape.columns.kernel import kernel
-from twintape.core.sequence import EPOCH_DROP_IDS
 
 __all__ = ["Path", "assign_epochs", "splice"]
 
@@ -39,25 +38,27 @@ class Path:
     gap_after: Ints
 
 
-def assign_epochs(final: Ints, event_time_us: Ints, start_update_id: int | None = None) -> Ints:
+def assign_epochs(final: Ints, event_time_us: Ints, start_update_id: int | None = None, *, drop_ids: int) -> Ints:
     """Number the epochs of all events: 0, 1, … in the order of the exchange's time.
 
     Args:
         final: int64[n], ends of the events of all lines, any order.
         event_time_us: int64[n], their `E`.
-        start_update_id: Where the chain stood before, if that is known.
+        start_update_id: Where the chain stood before, if that is known. It matters only if no event reaches it: then all of them come after a restart.
+        drop_ids: How far ids must fall to be a restart (`MarketRules.epoch_drop_ids`).
 
     Returns:
-        int64[n]. Everything is 0 unless ids fall by more than `EPOCH_DROP_IDS`.
+        int64[n]. Everything is 0 unless ids fall by more than `drop_ids`.
     """
     epochs = np.zeros(len(final), np.int64)
     if len(final) == 0:
         return epochs
-    high = int(final.max()) if start_update_id is None else max(int(final.max()), start_update_id)
-    if int(final.min()) >= high - EPOCH_DROP_IDS:
+    greatest = int(final.max())
+    high = _NO_ID if start_update_id is None or greatest >= start_update_id - drop_ids else start_update_id
+    if high == _NO_ID and int(final.min()) >= greatest - drop_ids:
         return epochs
     order = np.lexsort((final, event_time_us))
-    _number_epochs(final[order], order, _NO_ID if start_update_id is None else start_update_id, EPOCH_DROP_IDS, epochs)
+    _number_epochs(final[order], order, high, drop_ids, epochs)
     return epochs
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
-from twintape.columns.lines import Chunk
+from twintape.columns.lines import Chunk, ChunkTexts
 from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
@@ -82,10 +82,11 @@ def verify_day(
     if strangers:
         raise CorruptionError(f"{strangers} archived frames are not among the raw lines, byte for byte")
     depth = outputs.reader("depth", DEPTH)
+    texts = ChunkTexts(chunks)
     for row in left.tolist():
         chunk = chunks[int(raw.chunk[row])]
         offset = int(raw.offset[row])
-        line = chunk.load()[offset : offset + int(raw.length[row])]
+        line = texts[int(raw.chunk[row])][offset : offset + int(raw.length[row])]
         if not _outside(line, chunk, date, market, start_update_id, end_update_id, spliced=depth is not None):
             raise CorruptionError(f"a raw line of {chunk.collector} {chunk.connection} is not in the archive: {line[:200]!r}")
     verbatim = outputs.reader("verbatim", VERBATIM)

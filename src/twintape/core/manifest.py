@@ -76,6 +76,9 @@ class PlanInput(_Document, frozen=True, kw_only=True):
     size: int
     sha256: str
     index_sha256: str
+    collector: str
+    chain: str
+    number: int
 
 
 class Missing(_Document, frozen=True, kw_only=True):

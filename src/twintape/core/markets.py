@@ -43,6 +43,8 @@ class MarketRules:
         pong_deadline_s: When it closes a connection that did not answer.
         default_depth: The fastest documented depth stream every symbol has.
         contiguous_ids: Whether the event after the one that ends with `u` starts at `U = u + 1`; otherwise events are chained by `pu`.
+        epoch_drop_ids: An event that ends this far below the greatest id seen opens a new epoch (relisting, testnet reset, engine restart); nearer
+            ones are late.
     """
 
     websocket_base: str
@@ -59,8 +61,11 @@ class MarketRules:
     pong_deadline_s: int
     default_depth: str
     contiguous_ids: bool
+    epoch_drop_ids: int
 
 
+# Futures ids rise by some 200,000 a second, so that an event that is merely late may end millions below the others.
+_FUTURES_DROP = 100_000_000
 _FUTURES_WEIGHTS = ((50, 2), (100, 5), (500, 10), (1000, 20))
 
 RULES: dict[Market, MarketRules] = {
@@ -79,6 +84,7 @@ RULES: dict[Market, MarketRules] = {
         pong_deadline_s=60,
         default_depth="depth@100ms",
         contiguous_ids=True,
+        epoch_drop_ids=1_000_000,
     ),
     # Depth, bookTicker and trade live behind /public since the 2026-03 route split; unrouted URLs are on their way out.
     Market.USDM: MarketRules(
@@ -96,6 +102,7 @@ RULES: dict[Market, MarketRules] = {
         pong_deadline_s=600,
         default_depth="depth@100ms",
         contiguous_ids=False,
+        epoch_drop_ids=_FUTURES_DROP,
     ),
     Market.COINM: MarketRules(
         websocket_base="wss://dstream.binance.com",
@@ -112,6 +119,7 @@ RULES: dict[Market, MarketRules] = {
         pong_deadline_s=600,
         default_depth="depth@100ms",
         contiguous_ids=False,
+        epoch_drop_ids=_FUTURES_DROP,
     ),
 }
 

@@ -24,10 +24,7 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
-__all__ = ["EPOCH_DROP_IDS", "Gap", "Join", "LineTracker", "Step", "coverage", "holes", "is_new_epoch", "join"]
-
-EPOCH_DROP_IDS = 1_000_000
-"""An event that ends this far below the greatest id seen opens a new epoch (relisting, testnet reset, engine restart); nearer ones are late."""
+__all__ = ["Gap", "Join", "coverage", "holes", "is_new_epoch", "join"]
 
 
 class Join(Enum):
@@ -60,52 +57,18 @@ def join(book_update_id: int, prev_update_id: int, final_update_id: int) -> Join
     return Join.OVERLAP if prev_update_id < book_update_id else Join.GAP
 
 
-def is_new_epoch(high_update_id: int, final_update_id: int) -> bool:
+def is_new_epoch(high_update_id: int, final_update_id: int, drop_ids: int) -> bool:
     """Return whether an event that ends at `final_update_id` belongs to a restarted id space.
 
-    >>> is_new_epoch(5_000_000, 3), is_new_epoch(5_000_000, 4_999_990)
+    Args:
+        high_update_id: The greatest id seen.
+        final_update_id: Where the event ends.
+        drop_ids: How far ids must fall (`MarketRules.epoch_drop_ids`).
+
+    >>> is_new_epoch(5_000_000, 3, 1_000_000), is_new_epoch(5_000_000, 4_999_990, 1_000_000)
     (True, False)
     """
-    return final_update_id < high_update_id - EPOCH_DROP_IDS
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one event meant for one line: how it joined, the gap before it, and whether it opened a new epoch."""
-
-    join: Join
-    gap: Gap | None = None
-    new_epoch: bool = False
-
-
-class LineTracker:
-    """Follows the ids of one stream as one line hears them.
-
-    >>> line = LineTracker()
-    >>> line.feed(5, 7).join, line.feed(7, 9).join, line.feed(11, 12).gap
-    (<Join.ALIGNED: 'aligned'>, <Join.ALIGNED: 'aligned'>, Gap(after_update_id=9, next_prev_update_id=11))
-    """
-
-    __slots__ = ("update_id",)
-
-    def __init__(self, update_id: int | None = None) -> None:
-        self.update_id = update_id
-        """Where the line stands, or None before its first event."""
-
-    def feed(self, prev_update_id: int, final_update_id: int) -> Step:
-        """Take the next event and return what it means; the line then stands at its end unless it was stale."""
-        here = self.update_id
-        if here is None:
-            self.update_id = final_update_id
-            return Step(Join.ALIGNED)
-        if is_new_epoch(here, final_update_id):
-            self.update_id = final_update_id
-            return Step(Join.GAP, new_epoch=True)
-        how = join(here, prev_update_id, final_update_id)
-        if how is Join.STALE:
-            return Step(how)
-        self.update_id = final_update_id
-        return Step(how, Gap(here, prev_update_id) if how is Join.GAP else None)
+    return final_update_id < high_update_id - drop_ids
 
 
 def coverage(intervals: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -409,7 +409,8 @@ class Session:
             stream.joined = True
             return () if memory.snapshot_asked else self._ask(memory, "first", prev)
         # A connection that lags behind another one is no new epoch: a line is compared with itself as soon as it has a position.
-        if is_new_epoch(known if stream.update_id is None else stream.update_id, final):
+        here = known if stream.update_id is None else stream.update_id
+        if is_new_epoch(here, final, RULES[self.market].epoch_drop_ids):
             stream.update_id = memory.update_id = final
             stream.joined = True
             return (Notice("epoch", {"stream": memory.name, "from": known, "to": prev}), *self._ask(memory, "epoch", prev))

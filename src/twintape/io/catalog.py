@@ -1,0 +1,216 @@
+"""What is in the store: raw segments with their indexes, and the head proof of each day.
+
+LIST is never trusted: raw objects it omits are simply no inputs (and never deleted), and a head is found by asking for one generation after the
+other until one is absent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from twintape.core import names, segment
+from twintape.core.errors import CorruptionError, NotFoundError, StoreError
+from twintape.core.manifest import Missing, Plan, Proof, Unreadable, decode, digest
+from twintape.core.markets import Market
+from twintape.io.ports import ObjectInfo, Store
+
+__all__ = ["REQUESTS_MAX", "Head", "RawSegment", "RawView", "find_head", "list_heads", "missing_numbers", "read_segments"]
+
+REQUESTS_MAX = 16
+"""Requests under way at the same time."""
+TAIL_BYTES = 64 * 1024
+"""What is read first of an object to find its index."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawSegment:
+    """A raw object as its key and its index describe it."""
+
+    info: ObjectInfo
+    key: names.RawKey
+    index: segment.Index
+    index_sha256: str
+
+
+@dataclass(slots=True)
+class RawView:
+    """Raw segments of one market, by key, and those whose index cannot be read."""
+
+    segments: dict[str, RawSegment] = field(default_factory=dict)
+    unreadable: list[Unreadable] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The highest generation of a day: its proof, the proof's key and digest."""
+
+    key: str
+    sha256: str
+    proof: Proof
+
+
+async def read_segments(store: Store, market: Market, dates: Iterable[str] | None = None) -> RawView:
+    """List the raw objects of a market and read their indexes.
+
+    Args:
+        store: Where they are.
+        market: Which market.
+        dates: Only segments filed under these dates; None for all.
+
+    Raises:
+        StoreError: The store failed. (A damaged object is no such failure: it is reported in the view.)
+    """
+    wanted = None if dates is None else set(dates)
+    found: dict[str, tuple[ObjectInfo, names.RawKey]] = {}
+    async for info in store.list("raw/v1/"):
+        key = names.parse_raw_key(info.key)
+        if key is not None and key.market == market and (wanted is None or key.date in wanted):
+            found[info.key] = (info, key)
+    view = RawView()
+    limit = asyncio.Semaphore(REQUESTS_MAX)
+
+    async def read(info: ObjectInfo, key: names.RawKey) -> None:
+        async with limit:
+            try:
+                index, index_sha256 = await read_index(store, info)
+                _check_key(key, index)
+            except NotFoundError:
+                return  # LIST showed a ghost, or a prune was faster: it is no input
+            except CorruptionError as error:
+                view.unreadable.append(Unreadable(key=info.key, reason=str(error)))
+                return
+        view.segments[info.key] = RawSegment(info, key, index, index_sha256)
+
+    await asyncio.gather(*(read(info, key) for info, key in found.values()))
+    view.segments = dict(sorted(view.segments.items()))
+    view.unreadable.sort(key=lambda unreadable: unreadable.key)
+    return view
+
+
+async def read_index(store: Store, info: ObjectInfo) -> tuple[segment.Index, str]:
+    """Read a raw object's index from its end.
+
+    Returns:
+        The index and the digest of its JSON text.
+
+    Raises:
+        CorruptionError: It is damaged.
+        StoreError: The store failed.
+    """
+    size = min(TAIL_BYTES, info.size)
+    while True:
+        tail = await store.get_range(info.key, info.size - size, size)
+        text = segment.index_json(tail, info.size)
+        if not isinstance(text, segment.NeedMore):
+            index = segment.read_index(tail, info.size)
+            if isinstance(index, segment.NeedMore):  # pragma: no cover - the text was whole
+                raise CorruptionError(f"{info.key}: the index is cut")
+            return index, digest(text)
+        if text.size <= size or text.size > info.size:
+            raise CorruptionError(f"{info.key}: the index claims {text.size} of {info.size} bytes")
+        size = text.size
+
+
+def _check_key(key: names.RawKey, index: segment.Index) -> None:
+    expected = index.raw_key(key.digest16)
+    if expected != key:
+        raise CorruptionError(f"the index belongs under {expected.key()}")
+
+
+async def find_head(store: Store, market: Market, symbol: str, stream: str, date: str, *, known: int = 0) -> Head | None:
+    """Return the head proof of a day, or None if it has none.
+
+    Args:
+        store: Where it is.
+        market: The day's market.
+        symbol: Its symbol.
+        stream: Its stream.
+        date: Its date.
+        known: A generation that is known to exist, to start from.
+
+    Raises:
+        CorruptionError: The proof is damaged.
+        StoreError: The store failed.
+    """
+    head: bytes | None = None
+    generation = max(known, 1)
+    while True:
+        try:
+            head = await store.get(names.proof_key(market, symbol, stream, date, generation))
+        except NotFoundError:
+            break
+        generation += 1
+    if head is None:
+        if known:
+            raise StoreError(f"generation {known} of {symbol} {stream} {date} was listed and is gone", retryable=True)
+        return None
+    key = names.proof_key(market, symbol, stream, date, generation - 1)
+    return Head(key, digest(head), decode(head, Proof, where=key))
+
+
+async def list_heads(
+    store: Store, market: Market, *, symbol: str | None = None, stream: str | None = None, dates: Iterable[str] | None = None
+) -> dict[tuple[str, str, str], Head]:
+    """Return the heads of all days LIST knows of, by `(symbol, stream, date)`, sorted.
+
+    Raises:
+        CorruptionError: A proof is damaged.
+        StoreError: The store failed.
+    """
+    wanted = None if dates is None else set(dates)
+    days: dict[tuple[str, str, str], int] = {}
+    async for info in store.list(names.proof_prefix(market, symbol)):
+        key = names.parse_proof_key(info.key)
+        if key is None or (stream is not None and key.stream != stream) or (wanted is not None and key.date not in wanted):
+            continue
+        day = (key.symbol, key.stream, key.date)
+        days[day] = max(days.get(day, 0), key.generation)
+    limit = asyncio.Semaphore(REQUESTS_MAX)
+    heads: dict[tuple[str, str, str], Head] = {}
+
+    async def read(day: tuple[str, str, str], known: int) -> None:
+        async with limit:
+            head = await find_head(store, market, *day, known=known)
+        if head is not None:
+            heads[day] = head
+
+    await asyncio.gather(*(read(day, known) for day, known in days.items()))
+    return dict(sorted(heads.items()))
+
+
+async def known_numbers(store: Store, market: Market, dates: Sequence[str]) -> dict[tuple[str, str], set[int]]:
+    """Return the chain numbers that plans of these dates name, by `(collector, chain)`: objects that were merged and may be gone."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for date in dates:
+        async for info in store.list(f"plan/v1/market={market}/date={date}/"):
+            try:
+                plan = decode(await store.get(info.key), Plan, where=info.key)
+            except NotFoundError:
+                continue
+            for source in plan.inputs:
+                found.setdefault((source.collector, source.chain), set()).add(source.number)
+    return found
+
+
+def missing_numbers(segments: Iterable[RawSegment], known: dict[tuple[str, str], set[int]]) -> list[Missing]:
+    """Return the holes in the serial chains of the segments at hand.
+
+    Args:
+        segments: What was listed.
+        known: Numbers that are accounted for without being listed.
+    """
+    present: dict[tuple[str, str], set[int]] = {}
+    for found in segments:
+        chain = found.index.chain
+        present.setdefault((found.key.collector, chain.id), set()).add(chain.number)
+    missing = []
+    for (collector, chain_id), numbers in sorted(present.items()):
+        have = numbers | {n for n in known.get((collector, chain_id), ()) if min(numbers) < n < max(numbers)}
+        ordered = sorted(have)
+        ranges = [(a + 1, b - 1) for a, b in pairwise(ordered) if b > a + 1]
+        if ranges:
+            missing.append(Missing(collector=collector, chain=chain_id, numbers=ranges))
+    return missing

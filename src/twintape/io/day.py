@@ -1,0 +1,379 @@
+"""The work of one day as picklable tasks: read blocks and parents from the scratch disk, call the pure merge, return bytes and findings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from twintape.columns import findings
+from twintape.columns.books import BookRow, SnapshotCopy
+from twintape.columns.expand import Outputs, expand
+from twintape.columns.fates import Fate
+from twintape.columns.lines import Chunk
+from twintape.columns.merge import DayRequest, Table, merge_depth_day, verbatim_table
+from twintape.columns.schema import SNAPSHOT, TableReader
+from twintape.columns.verify import Verified, verify_day
+from twintape.core import segment
+from twintape.core.errors import CorruptionError, WireError
+from twintape.core.manifest import (
+    BookDigest,
+    Checkpoints,
+    EpochStart,
+    Fates,
+    GapRecord,
+    LineStatistics,
+    Overlap,
+    PathRun,
+    Switch,
+    UnknownRange,
+)
+from twintape.core.markets import Market
+from twintape.core.wire import decode_snapshot, recorded_snapshot
+from twintape.io.disk import PosixDisk
+from twintape.io.ports import Disk
+
+__all__ = ["BlockRef", "DayResult", "DayTask", "merge_day", "read_book", "verify_task"]
+
+_LIMIT = re.compile(rb'"url":"[^"]*[?&]limit=(\d{1,5})')
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """A block of a raw segment on the scratch disk. `source` is the segment's position among the merge's inputs."""
+
+    source: int
+    path: str
+    collector: str
+    connection: str
+    block: segment.Block
+
+
+@dataclass(frozen=True, slots=True)
+class DayTask:
+    """Everything one day's merge needs; picklable.
+
+    Attributes:
+        market: The day's market.
+        symbol: Its symbol.
+        stream: Its stream.
+        date: Its date.
+        spliced: Whether the stream is a depth stream.
+        scratch: The scratch disk, or the directory of a posix one.
+        sources: How many raw segments there are.
+        blocks: The stream's blocks.
+        snapshots: Blocks of the symbol's REST snapshots.
+        parent: Table → path of the outputs of the generation before, when raw segments of it are gone; else empty.
+        parent_snapshots: Path of its snapshot table, or None.
+        start_pin: The end of the day before.
+        end_pin: The start of the day behind.
+        opening: Path of the snapshot table of the day before, whose closing book opens this day, or None.
+    """
+
+    market: Market
+    symbol: str
+    stream: str
+    date: str
+    spliced: bool
+    scratch: Disk | str
+    sources: int
+    blocks: list[BlockRef]
+    snapshots: list[BlockRef] = field(default_factory=list)
+    parent: dict[str, str] = field(default_factory=dict)
+    start_pin: int | None = None
+    end_pin: int | None = None
+    opening: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DayResult:
+    """What a day's merge returns: tables, and the proof's fields that follow from the frames alone."""
+
+    tables: list[Table]
+    start_update_id: int | None
+    end_update_id: int | None
+    open_start: bool
+    open_end: bool
+    events: int
+    levels: int
+    first_event_time_us: int | None
+    last_event_time_us: int | None
+    closing: BookDigest | None
+    crossed: int
+    lines_agree: int
+    conflicts: int
+    slow: int
+    settled_total: int
+    settled: list[int]
+    path: list[PathRun] = field(default_factory=list)
+    switches: list[Switch] = field(default_factory=list)
+    overlaps: list[Overlap] = field(default_factory=list)
+    gaps: list[GapRecord] = field(default_factory=list)
+    epochs: list[EpochStart] = field(default_factory=list)
+    book_unknown: list[UnknownRange] = field(default_factory=list)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    lines: list[LineStatistics] = field(default_factory=list)
+    fates: Fates = field(default_factory=Fates)
+
+
+def _disk(task: DayTask) -> Disk:
+    return PosixDisk(task.scratch) if isinstance(task.scratch, str) else task.scratch
+
+
+def _loader(disk: Disk, ref: BlockRef) -> Callable[[], bytes]:
+    def load() -> bytes:
+        return segment.read_block(disk.read(ref.path, ref.block.offset, ref.block.size), ref.block)
+
+    return load
+
+
+def _chunks(task: DayTask, disk: Disk) -> list[Chunk]:
+    chunks = [Chunk(ref.collector, ref.connection, ref.source, ref.block.date, _loader(disk, ref)) for ref in task.blocks]
+    if task.parent:
+        outputs = Outputs({table: disk.read(path) for table, path in task.parent.items()})
+        chunks = [*expand(outputs, task.date), *chunks]
+    return chunks
+
+
+def merge_day(task: DayTask) -> DayResult:
+    """Merge one day of one stream.
+
+    Raises:
+        CorruptionError: A block or a parent's output is damaged.
+    """
+    disk = _disk(task)
+    chunks = _chunks(task, disk)
+    return _merge_depth(task, disk, chunks) if task.spliced else _keep_verbatim(task, chunks)
+
+
+def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
+    opening = None if task.opening is None else read_book(disk.read(task.opening), "closing")
+    request = DayRequest(
+        market=task.market,
+        symbol=task.symbol,
+        stream=task.stream,
+        date=task.date,
+        start_update_id=task.start_pin,
+        end_update_id=task.end_pin,
+        opening=opening,
+        snapshots=[*_recorded_snapshots(task, disk)],
+    )
+    day = merge_depth_day(request, chunks)
+    times = day.lines.event_time_us[day.fates.chain]
+    fates = findings.fate_table(day)
+    return DayResult(
+        tables=day.tables,
+        start_update_id=day.bounds.start_update_id,
+        end_update_id=day.bounds.end_update_id,
+        open_start=day.bounds.open_start,
+        open_end=day.bounds.open_end,
+        events=len(day.fates.chain),
+        levels=day.level_count,
+        first_event_time_us=int(times[0]) if len(times) else None,
+        last_event_time_us=int(times[-1]) if len(times) else None,
+        closing=day.closing,
+        crossed=day.crossed,
+        lines_agree=sum(fates.duplicate.values()),
+        conflicts=sum(fates.verbatim.get("conflict", {}).values()),
+        slow=int(np.count_nonzero(day.lines.template[day.fates.chain] < 0)),
+        settled_total=int(np.count_nonzero(day.fates.fate != Fate.OWED)),
+        settled=findings.settled_by_source(day, chunks, task.sources),
+        path=findings.path_runs(day),
+        switches=findings.switches(day),
+        overlaps=findings.overlaps(day),
+        gaps=findings.gaps(day),
+        epochs=findings.epochs(day),
+        book_unknown=findings.unknown_ranges(day),
+        checkpoints=day.checkpoints,
+        lines=findings.line_statistics(day),
+        fates=fates,
+    )
+
+
+def _keep_verbatim(task: DayTask, chunks: list[Chunk]) -> DayResult:
+    """A stream that is not spliced: every frame of the date is kept as it came."""
+    records: list[tuple[str, str, int, str, bytes]] = []
+    settled = [0] * task.sources
+    kept: dict[str, int] = {}
+    owed: dict[str, int] = {}
+    times: dict[str, list[int]] = {}
+    for chunk in chunks:
+        lines = segment.parse_text(chunk.load())
+        if chunk.date != task.date:
+            owed[chunk.collector] = owed.get(chunk.collector, 0) + len(lines)
+            continue
+        if chunk.source >= 0:
+            settled[chunk.source] += len(lines)
+        kept[chunk.collector] = kept.get(chunk.collector, 0) + len(lines)
+        times.setdefault(chunk.collector, []).extend((lines[0][0], lines[-1][0]))
+        records += [(chunk.collector, chunk.connection, time, "other", frame) for time, frame in lines]
+    total = len(records)
+    return DayResult(
+        tables=[verbatim_table(records)] if records else [],
+        start_update_id=None,
+        end_update_id=None,
+        open_start=False,
+        open_end=False,
+        events=0,
+        levels=0,
+        first_event_time_us=None,
+        last_event_time_us=None,
+        closing=None,
+        crossed=0,
+        lines_agree=0,
+        conflicts=0,
+        slow=0,
+        settled_total=total,
+        settled=settled,
+        lines=[
+            LineStatistics(
+                collector=name,
+                frames=count + owed.get(name, 0),
+                chosen=0,
+                duplicate=0,
+                verbatim=count,
+                owed=owed.get(name, 0),
+                only_here=0,
+                first_receive_time_ns=min(times[name]),
+                last_receive_time_ns=max(times[name]),
+                gaps=0,
+            )
+            for name, count in sorted(kept.items())
+        ],
+        fates=Fates(verbatim={"other": dict(sorted(kept.items()))} if kept else {}, owed=dict(sorted(owed.items()))),
+    )
+
+
+def verify_task(task: DayTask, outputs: dict[str, bytes], result: DayResult) -> Verified:
+    """Verify what was read back from the store against the raw lines; see `columns.verify`.
+
+    Raises:
+        CorruptionError: It is not what the raw lines say. Nothing may be published.
+    """
+    verified = verify_day(
+        _chunks(task, _disk(task)),
+        Outputs(outputs),
+        date=task.date,
+        market=task.market,
+        start_update_id=result.start_update_id,
+        end_update_id=result.end_update_id,
+    )
+    if verified.settled != result.settled_total:
+        raise CorruptionError(f"the outputs hold {verified.settled} raw lines, the merge settled {result.settled_total}")
+    if verified.chain is not None:
+        inner = [(gap.after_update_id, gap.next_prev_update_id) for gap in result.gaps if gap.from_event_time_us is not None]
+        if verified.chain.gaps != inner or verified.chain.rows != result.events:
+            raise CorruptionError(f"the archived chain has gaps {verified.chain.gaps}, the merge found {inner}")
+    return verified
+
+
+# --- snapshots and books -------------------------------------------------------------------------------------------------------
+
+
+def _recorded_snapshots(task: DayTask, disk: Disk) -> Iterator[SnapshotCopy]:
+    """Return the REST snapshots of the raw blocks and of the parent, each once."""
+    seen: set[tuple[str, str, int, int]] = set()
+    raw = (copy for ref in task.snapshots for copy in _decoded(ref, _loader(disk, ref)()))
+    parent = _archived_snapshots(disk.read(task.parent["snapshot"])) if "snapshot" in task.parent else iter(())
+    for copy in (*raw, *parent):
+        identity = (copy.collector, copy.connection, copy.receive_time_ns, copy.snapshot.last_update_id)
+        if identity not in seen:
+            seen.add(identity)
+            yield copy
+
+
+def _decoded(ref: BlockRef, text: bytes) -> Iterator[SnapshotCopy]:
+    for receive_time_ns, frame in segment.parse_text(text):
+        recorded = recorded_snapshot(frame)
+        if recorded is None or recorded.status != 200:
+            continue
+        try:
+            snapshot = decode_snapshot(recorded.body)
+        except WireError:
+            continue  # kept verbatim by the snapshot stream's own day; it cannot anchor anything
+        limit = _LIMIT.search(frame[:1024])
+        yield SnapshotCopy(ref.collector, ref.connection, receive_time_ns, int(limit[1]) if limit else 0, snapshot)
+
+
+def _archived_snapshots(data: bytes) -> Iterator[SnapshotCopy]:
+    for row in _rows(data):
+        if row["kind"] != "rest":
+            continue
+        book = _book(row)
+        snapshot = replace(_EMPTY, last_update_id=book.update_id, event_time_us=row["event_time"])
+        snapshot = replace(
+            snapshot,
+            transaction_time_us=row["transaction_time"],
+            bids=_texts(book.bid_price, book.price_exponent, book.bid_quantity, book.quantity_exponent),
+            asks=_texts(book.ask_price, book.price_exponent, book.ask_quantity, book.quantity_exponent),
+        )
+        yield SnapshotCopy(row["collector"], row["connection"], row["receive_time"], row["limit"] or 0, snapshot)
+
+
+_EMPTY = decode_snapshot(b'{"lastUpdateId":0,"bids":[],"asks":[]}')
+
+
+def _texts(price: object, price_exponent: int, quantity: object, quantity_exponent: int) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (decimal_text(int(p), price_exponent), decimal_text(int(q), quantity_exponent))
+        for p, q in zip(np.asarray(price).tolist(), np.asarray(quantity).tolist(), strict=True)
+    )
+
+
+def decimal_text(mantissa: int, exponent: int) -> str:
+    """Return `mantissa * 10**exponent` as a plain decimal.
+
+    >>> decimal_text(150, -2), decimal_text(5, -3), decimal_text(7, 0)
+    ('1.50', '0.005', '7')
+    """
+    if exponent == 0:
+        return str(mantissa)
+    digits = str(mantissa).rjust(1 - exponent, "0")
+    return f"{digits[:exponent]}.{digits[exponent:]}"
+
+
+def _rows(data: bytes) -> list[dict[str, Any]]:
+    reader = TableReader(data, SNAPSHOT)
+    rows = []
+    for batch in reader:
+        columns = {}
+        for name in SNAPSHOT.names:
+            column = batch.column(name)
+            if pa.types.is_timestamp(column.type):
+                column = column.cast(pa.int64())
+            elif pa.types.is_dictionary(column.type):
+                column = column.cast(pa.string())
+            columns[name] = column.to_pylist()
+        rows += [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return rows
+
+
+def _book(row: dict[str, Any]) -> BookRow:
+    def side(name: str) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return np.array(row[name], np.int64)
+
+    return BookRow(
+        int(str(row["last_update_id"])),
+        int(str(row["price_exponent"])),
+        int(str(row["quantity_exponent"])),
+        side("bid_price"),
+        side("bid_quantity"),
+        side("ask_price"),
+        side("ask_quantity"),
+    )
+
+
+def read_book(data: bytes, kind: str) -> BookRow | None:
+    """Return the opening or closing book of a snapshot table, or None if it has none.
+
+    Raises:
+        CorruptionError: The table is damaged.
+    """
+    for row in _rows(data):
+        if row["kind"] == kind:
+            return _book(row)
+    return None

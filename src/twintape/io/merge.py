@@ -1,0 +1,580 @@
+"""The merge run: raw segments in, proven days out. It never deletes.
+
+For one market and date: read the indexes, fetch and hash each raw object once, write the plan, then for each stream decide whether its day is due,
+merge it, put the outputs, read them back, verify them against the raw lines, and publish the proof with a create-only put. Every step can be
+interrupted and repeated: what is not named by a proof does not exist.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from twintape.columns.lines import DAY_US, midnight_us
+from twintape.core import names, segment
+from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
+from twintape.core.manifest import (
+    BookDigest,
+    Edge,
+    Input,
+    Missing,
+    Output,
+    Parent,
+    Plan,
+    PlanInput,
+    Proof,
+    Reference,
+    Status,
+    Unreadable,
+    Verification,
+    decode,
+    digest,
+    encode,
+    status_of,
+)
+from twintape.core.markets import Market
+from twintape.core.wire import SNAPSHOT, is_depth
+from twintape.io.catalog import Head, RawSegment, RawView, known_numbers, list_heads, missing_numbers, read_segments
+from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
+from twintape.io.ports import Clock, Disk, Executor, Store
+
+__all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "neighbour"]
+
+BOUNDARY_MARGIN_US = 10_000_000
+"""Blocks of the neighbouring dates within this distance of a collector's nearest one are read too: lines stamp `E` differently, and it may step back."""
+MERGES_MAX = 8
+"""Days whose bytes are in memory at the same time, at most (fewer with fewer jobs)."""
+GENERATIONS_MAX = 9999
+CASCADE_MAX = 400
+"""How many days in a row one run merges again because a closing book changed."""
+
+Progress = Callable[[str, int, int], None]
+"""Told `(what, done, total)` as a run goes on."""
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+def neighbour(date: str, days: int) -> str:
+    """Return the date some days later.
+
+    >>> neighbour("2024-02-28", 1)
+    '2024-02-29'
+    """
+    return (datetime.fromisoformat(date) + timedelta(days=days)).date().isoformat()
+
+
+@dataclass(frozen=True, slots=True)
+class DayOutcome:
+    """What became of one day: the head's proof now, and whether this run made it."""
+
+    symbol: str
+    stream: str
+    date: str
+    proof_key: str | None
+    status: Status | None
+    generation: int
+    fresh: bool
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class MergeRun:
+    """What a merge needs of the world.
+
+    Attributes:
+        store: Where everything is.
+        clock: For the proof's date of creation.
+        scratch: An empty disk for raw objects; `scratch_root` is its directory for workers in other processes, or None.
+        executor: Where days are computed.
+        draw_id: Returns 16 fresh hex digits.
+        version: Of this program.
+        jobs: Days computed at the same time.
+        progress: Told how far it is.
+    """
+
+    store: Store
+    clock: Clock
+    scratch: Disk
+    executor: Executor
+    draw_id: Callable[[], str]
+    version: str
+    scratch_root: str | None = None
+    jobs: int = 1
+    progress: Progress = _silent
+
+
+@dataclass(slots=True)
+class _Batch:
+    """One market and date under way."""
+
+    market: Market
+    date: str
+    view: RawView
+    missing: list[Missing]
+    heads: dict[tuple[str, str, str], Head]
+    sha256: dict[str, str] = field(default_factory=dict)
+    plan: Reference | None = None
+
+
+async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Sequence[str] = ()) -> list[DayOutcome]:
+    """Merge every stream of a date that is due, and the following days whose opening book changes by it.
+
+    Args:
+        run: The world.
+        market: Which market.
+        date: The UTC date.
+        symbols: Only these; empty for all.
+
+    Returns:
+        One outcome for each stream of the date, then for the days merged again, in order.
+
+    Raises:
+        StoreError: The store failed; everything published so far stays, and running again goes on.
+    """
+    outcomes: list[DayOutcome] = []
+    wanted = set(symbols)
+    for number in range(CASCADE_MAX):
+        day = neighbour(date, number)
+        found = await _merge_one(run, market, day, wanted, cascade=number > 0)
+        outcomes += found
+        changed = {outcome.symbol for outcome in found if outcome.fresh}
+        if not changed:
+            break
+        wanted = changed
+    return outcomes
+
+
+async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str], *, cascade: bool) -> list[DayOutcome]:
+    dates = [neighbour(date, -1), date, neighbour(date, 1)]
+    heads = await list_heads(run.store, market, dates=dates)
+    if cascade and not any(day == date and (not wanted or symbol in wanted) for symbol, _, day in heads):
+        return []
+    view = await read_segments(run.store, market, dates)
+    known = await known_numbers(run.store, market, dates)
+    batch = _Batch(market, date, view, missing_numbers(view.segments.values(), known), heads)
+    streams = _streams(batch, wanted, cascade=cascade)
+    due = [stream for stream in streams if _why_due(batch, *stream) is not None]
+    needed = sorted({found.info.key for symbol, stream in due for found in _relevant(batch, symbol, stream)})
+    await _fetch(run, batch, needed)
+    if due:
+        await _publish_plan(run, batch, needed)
+    limit = asyncio.Semaphore(max(1, min(run.jobs, MERGES_MAX)))
+    done = 0
+
+    async def one(symbol: str, stream: str) -> DayOutcome:
+        nonlocal done
+        async with limit:
+            outcome = await _merge_stream(run, batch, symbol, stream)
+        done += 1
+        run.progress(f"{market} {date}: {symbol} {stream}", done, len(due))
+        return outcome
+
+    fresh = {(o.symbol, o.stream): o for o in await asyncio.gather(*(one(*stream) for stream in due))}
+    return [fresh.get(stream) or _unchanged(batch, *stream) for stream in streams]
+
+
+def _unchanged(batch: _Batch, symbol: str, stream: str) -> DayOutcome:
+    head = batch.heads[symbol, stream, batch.date]
+    return DayOutcome(symbol, stream, batch.date, head.key, head.proof.status, head.proof.generation, fresh=False)
+
+
+# --- what is due ---------------------------------------------------------------------------------------------------------------
+
+
+def _streams(batch: _Batch, wanted: set[str], *, cascade: bool) -> list[tuple[str, str]]:
+    """Return the streams that have a day on this date: with frames, with a proof, or silent between days that have one."""
+    found = {(symbol, stream) for symbol, stream, date in batch.heads if date == batch.date}
+    if not cascade:
+        for raw in batch.view.segments.values():
+            for index in raw.index.streams:
+                if any(block.date == batch.date for block in index.blocks):
+                    found.add((index.symbol, index.stream))
+        alive = {raw.key.collector for raw in batch.view.segments.values() if raw.key.date == batch.date}
+        for (symbol, stream, date), head in batch.heads.items():
+            if date == neighbour(batch.date, -1) and is_depth(stream) and alive & {line.collector for line in head.proof.lines}:
+                found.add((symbol, stream))
+    return sorted(day for day in found if not wanted or day[0] in wanted)
+
+
+def _pins(batch: _Batch, symbol: str, stream: str) -> tuple[Head | None, Head | None]:
+    """Return the neighbours' heads, the day before and the day behind."""
+    return (
+        batch.heads.get((symbol, stream, neighbour(batch.date, -1))),
+        batch.heads.get((symbol, stream, neighbour(batch.date, 1))),
+    )
+
+
+def _why_due(batch: _Batch, symbol: str, stream: str) -> str | None:
+    """Return why a day must be merged (again), or None."""
+    head = batch.heads.get((symbol, stream, batch.date))
+    if head is None:
+        return "it has no proof"
+    lineage = {source.key for source in head.proof.inputs}
+    if any(found.info.key not in lineage for found in _relevant(batch, symbol, stream)):
+        return "there is new raw data"
+    if not is_depth(stream):
+        return "it is settled now" if head.proof.status is Status.PARTIAL and _other_reasons(batch, head.proof) == [] else None
+    before, _ = _pins(batch, symbol, stream)
+    if before is not None:
+        if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:
+            return "the day before ends elsewhere"
+        opening, closing = head.proof.opening_book, before.proof.closing_book
+        if (opening.sha256 if opening else None) != (closing.sha256 if closing else None):
+            return "the closing book of the day before is another one"
+    return None
+
+
+def _relevant(batch: _Batch, symbol: str, stream: str) -> list[RawSegment]:
+    """Return the raw segments that may hold frames of the day."""
+    refs = _blocks(batch, symbol, stream)
+    return [batch.view.segments[key] for key in sorted({key for key, _ in refs})]
+
+
+def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
+    """Return the blocks that may hold frames of the day: the date's own, and for depth streams each collector's nearest of the dates around."""
+    own: list[tuple[str, segment.Block]] = []
+    around: dict[tuple[str, str], list[tuple[str, segment.Block]]] = {}
+    for key, raw in batch.view.segments.items():
+        for found in raw.index.streams:
+            if (found.symbol, found.stream) != (symbol, stream):
+                continue
+            for block in found.blocks:
+                if block.date == batch.date:
+                    own.append((key, block))
+                elif is_depth(stream) and block.event_time_us_min is not None:
+                    around.setdefault((raw.key.collector, block.date), []).append((key, block))
+    midnight = midnight_us(batch.date)
+    for (_, date), blocks in sorted(around.items()):
+        times = [(key, block, block.event_time_us_min or 0, block.event_time_us_max or 0) for key, block in blocks]
+        if date < batch.date:
+            edge = min(midnight, max(last for *_, last in times)) - BOUNDARY_MARGIN_US
+            own += [(key, block) for key, block, _, last in times if last >= edge]
+        else:
+            edge = max(midnight + DAY_US, min(first for _, _, first, _ in times)) + BOUNDARY_MARGIN_US
+            own += [(key, block) for key, block, first, _ in times if first <= edge]
+    return own
+
+
+def _other_reasons(batch: _Batch, proof: Proof) -> list[str]:
+    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must."""
+    collectors = {line.collector for line in proof.lines}
+    reasons = [
+        f"{collector} has not closed the date"
+        for collector in sorted(collectors)
+        if not any(
+            (raw.index.event_time_us_max or 0) >= midnight_us(batch.date) + DAY_US
+            for raw in batch.view.segments.values()
+            if raw.key.collector == collector
+        )
+    ]
+    reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+    return reasons
+
+
+# --- raw objects and the plan --------------------------------------------------------------------------------------------------
+
+
+def _scratch_path(key: str) -> str:
+    return f"raw/{digest(key.encode())}.tape.zst"
+
+
+async def _fetch(run: MergeRun, batch: _Batch, keys: Sequence[str]) -> None:
+    """Fetch each raw object once, check its digest and every byte's block, and keep it on the scratch disk."""
+    limit = asyncio.Semaphore(4)
+    done = 0
+
+    async def one(key: str) -> None:
+        nonlocal done
+        async with limit:
+            try:
+                data = await run.store.get(key)
+                batch.sha256[key] = _checked(data, batch.view.segments[key])
+                _keep(run.scratch, _scratch_path(key), data)
+            except NotFoundError:
+                del batch.view.segments[key]  # a prune was faster
+            except CorruptionError as error:
+                del batch.view.segments[key]
+                batch.view.unreadable.append(Unreadable(key=key, reason=str(error)))
+        done += 1
+        run.progress(f"{batch.market} {batch.date}: raw objects", done, len(keys))
+
+    await asyncio.gather(*(one(key) for key in keys))
+    batch.view.unreadable.sort(key=lambda unreadable: unreadable.key)
+
+
+def _checked(data: bytes, raw: RawSegment) -> str:
+    sha256 = digest(data)
+    if not sha256.startswith(raw.key.digest16):
+        raise CorruptionError(f"the object's sha256 is {sha256[:16]}…, its key says {raw.key.digest16}")
+    if segment.verify_segment(data) != raw.index:
+        raise CorruptionError("the index changed while it was read")
+    return sha256
+
+
+def _keep(disk: Disk, path: str, data: bytes) -> None:
+    if path in disk.list("raw"):
+        return
+    file = disk.append(path)
+    file.write(data)
+    file.close()
+
+
+async def _publish_plan(run: MergeRun, batch: _Batch, keys: Sequence[str]) -> None:
+    inputs = []
+    for key in keys:
+        raw = batch.view.segments.get(key)
+        if raw is not None:
+            inputs.append(
+                PlanInput(
+                    key=key,
+                    size=raw.info.size,
+                    sha256=batch.sha256[key],
+                    index_sha256=raw.index_sha256,
+                    collector=raw.key.collector,
+                    chain=raw.index.chain.id,
+                    number=raw.index.chain.number,
+                )
+            )
+    plan = Plan(market=str(batch.market), date=batch.date, inputs=inputs, missing=batch.missing, unreadable=batch.view.unreadable)
+    data = encode(plan)
+    key = names.plan_key(batch.market, batch.date, digest(data))
+    await run.store.create(key, data)
+    batch.plan = Reference(key=key, sha256=digest(data))
+
+
+# --- one day -------------------------------------------------------------------------------------------------------------------
+
+
+async def _merge_stream(run: MergeRun, batch: _Batch, symbol: str, stream: str) -> DayOutcome:
+    head = batch.heads.get((symbol, stream, batch.date))
+    task, sources, carried = await _task(run, batch, symbol, stream, head)
+    result = await run.executor.run(merge_day, task)
+    generation = 1 if head is None else head.proof.generation + 1
+    write_id = run.draw_id()
+    outputs, read_back = await _publish_tables(run, task, result, generation, write_id)
+    verified = await run.executor.run(verify_task, task, read_back, result)
+    verification = Verification(
+        render_exact=verified.rendered - result.slow,
+        render_kept=result.slow + verified.kept,
+        chain_checked=result.events,
+        read_back_bytes=sum(output.size for output in outputs),
+        crossed=result.crossed,
+        lines_agree=result.lines_agree,
+        conflicts=result.conflicts,
+    )
+    proof = _proof(run, batch, task, result, head, sources, carried, outputs, verification, generation, write_id)
+    key = names.proof_key(batch.market, symbol, stream, batch.date, generation)
+    try:
+        await run.store.create(key, encode(proof))
+    except AlreadyExistsError:
+        # Another merge took the slot. Its proof is as good as ours; what we wrote is garbage that prune may collect.
+        winner = decode(await run.store.get(key), Proof, where=key)
+        return DayOutcome(symbol, stream, batch.date, key, winner.status, generation, fresh=False)
+    return DayOutcome(symbol, stream, batch.date, key, proof.status, generation, fresh=True)
+
+
+async def _task(
+    run: MergeRun, batch: _Batch, symbol: str, stream: str, head: Head | None
+) -> tuple[DayTask, list[RawSegment], list[Input]]:
+    """Build the day's task. From raw data alone if all of the lineage is still there, else from the parent's outputs and what is new."""
+    blocks = [(key, block) for key, block in _blocks(batch, symbol, stream) if key in batch.view.segments]
+    lineage = [] if head is None else head.proof.inputs
+    at_hand = {key for key, _ in blocks}
+    gone = [source for source in lineage if source.key not in at_hand]
+    carried: list[Input] = []
+    parent: dict[str, str] = {}
+    if head is not None and gone:
+        carried = list(lineage)
+        known = {source.key for source in lineage}
+        blocks = [(key, block) for key, block in blocks if key not in known]
+        for output in head.proof.outputs:
+            parent[output.table] = await _fetch_output(run, output)
+    keys = sorted({key for key, _ in blocks})
+    spliced = is_depth(stream)
+    before, behind = _pins(batch, symbol, stream) if spliced else (None, None)
+    start_pin = None if before is None else before.proof.end.update_id
+    end_pin = None if behind is None or behind.proof.open_start else behind.proof.start.update_id
+    if parent and spliced and head is not None:
+        # The frames around midnight that showed where the day ends may be gone; what they showed is in the parent's proof.
+        if start_pin is None and not head.proof.open_start:
+            start_pin = head.proof.start.update_id
+        if end_pin is None and not head.proof.open_end:
+            end_pin = head.proof.end.update_id
+    task = DayTask(
+        market=batch.market,
+        symbol=symbol,
+        stream=stream,
+        date=batch.date,
+        spliced=spliced,
+        scratch=run.scratch if run.scratch_root is None else run.scratch_root,
+        sources=len(keys),
+        blocks=[_ref(batch, keys.index(key), key, block) for key, block in blocks],
+        snapshots=_snapshot_refs(batch, symbol) if spliced else [],
+        parent=parent,
+        start_pin=start_pin,
+        end_pin=end_pin,
+        opening=await _opening(run, before),
+    )
+    return task, [batch.view.segments[key] for key in keys], carried
+
+
+def _ref(batch: _Batch, source: int, key: str, block: segment.Block) -> BlockRef:
+    raw = batch.view.segments[key]
+    return BlockRef(source, _scratch_path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
+
+
+def _snapshot_refs(batch: _Batch, symbol: str) -> list[BlockRef]:
+    """Return the symbol's snapshot blocks of the objects at hand: ids, not dates, say which of them the day's chain meets."""
+    return [
+        _ref(batch, -1, key, block)
+        for key in sorted(batch.sha256)
+        if key in batch.view.segments
+        for found in batch.view.segments[key].index.streams
+        if (found.symbol, found.stream) == (symbol, SNAPSHOT)
+        for block in found.blocks
+    ]
+
+
+async def _fetch_output(run: MergeRun, output: Output) -> str:
+    """Fetch a published output to the scratch disk; one that is not what its proof says stops the merge."""
+    data = await run.store.get(output.key)
+    if digest(data) != output.sha256:
+        raise CorruptionError(f"{output.key}: sha256 {digest(data)}, the proof says {output.sha256}", hint="restore it first")
+    path = f"outputs/{output.sha256}.parquet"
+    if path not in run.scratch.list("outputs"):
+        _keep(run.scratch, path, data)
+    return path
+
+
+async def _opening(run: MergeRun, before: Head | None) -> str | None:
+    if before is None or before.proof.closing_book is None:
+        return None
+    for output in before.proof.outputs:
+        if output.table == "snapshot":
+            return await _fetch_output(run, output)
+    raise CorruptionError(f"{before.key} has a closing book and no snapshot table")
+
+
+async def _publish_tables(
+    run: MergeRun, task: DayTask, result: DayResult, generation: int, write_id: str
+) -> tuple[list[Output], dict[str, bytes]]:
+    """Put the tables under a fresh write-id and read every byte back."""
+    outputs, read_back = [], {}
+    for table in result.tables:
+        key = names.table_key(table.name, task.market, task.symbol, task.stream, task.date, generation, write_id, 0)
+        await run.store.create(key, table.data)
+        data = await run.store.get(key)
+        if data != table.data:
+            raise CorruptionError(f"{key}: read back {len(data)} bytes that are not the {len(table.data)} written")
+        read_back[table.name] = data
+        outputs.append(Output(table=table.name, key=key, size=len(data), sha256=digest(data), rows=table.rows))
+    return outputs, read_back
+
+
+def _proof(
+    run: MergeRun,
+    batch: _Batch,
+    task: DayTask,
+    result: DayResult,
+    head: Head | None,
+    sources: Sequence[RawSegment],
+    carried: Sequence[Input],
+    outputs: list[Output],
+    verification: Verification,
+    generation: int,
+    write_id: str,
+) -> Proof:
+    assert batch.plan is not None
+    before, behind = _pins(batch, task.symbol, task.stream) if task.spliced else (None, None)
+    inputs = [*carried, *_inputs(batch, task, sources, result.settled)]
+    reasons = _reasons(batch, task, result)
+    gaps_now = {(gap.after_update_id, gap.next_prev_update_id) for gap in result.gaps}
+    parent_gaps = [] if head is None else [*head.proof.gaps, *head.proof.closed_gaps]
+    closing = result.closing
+    opening = None
+    if task.opening is not None and before is not None and before.proof.closing_book is not None:
+        opening = BookDigest(
+            update_id=before.proof.closing_book.update_id, sha256=before.proof.closing_book.sha256, proof=before.key
+        )
+    return Proof(
+        market=str(task.market),
+        symbol=task.symbol,
+        stream=task.stream,
+        date=task.date,
+        generation=generation,
+        write_id=write_id,
+        parent=None if head is None else Parent(generation=head.proof.generation, sha256=head.sha256),
+        plan=batch.plan,
+        status=status_of(conflicts=result.conflicts, gaps=len(result.gaps), partial_reasons=reasons),
+        reasons=reasons,
+        start=Edge(update_id=result.start_update_id, pinned_by=None if task.start_pin is None or before is None else before.key),
+        end=Edge(update_id=result.end_update_id, pinned_by=None if task.end_pin is None or behind is None else behind.key),
+        open_start=result.open_start,
+        open_end=result.open_end,
+        opening_book=opening,
+        closing_book=closing,
+        outputs=outputs,
+        events=result.events,
+        levels=result.levels,
+        first_event_time_us=result.first_event_time_us,
+        last_event_time_us=result.last_event_time_us,
+        path=result.path,
+        switches=result.switches,
+        overlaps=result.overlaps,
+        gaps=result.gaps,
+        closed_gaps=[gap for gap in parent_gaps if (gap.after_update_id, gap.next_prev_update_id) not in gaps_now],
+        epochs=result.epochs,
+        book_unknown=result.book_unknown,
+        checkpoints=result.checkpoints,
+        verification=verification,
+        lines=result.lines,
+        fates=result.fates,
+        inputs=sorted(inputs, key=lambda source: source.key),
+        unreadable=batch.view.unreadable,
+        missing=batch.missing,
+        created_ns=run.clock.wall_ns(),
+        version=f"twintape {run.version}",
+    )
+
+
+def _inputs(batch: _Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:
+    inputs = []
+    for raw, count in zip(sources, settled, strict=True):
+        total = sum(s.count for s in raw.index.streams if (s.symbol, s.stream) == (task.symbol, task.stream))
+        inputs.append(
+            Input(
+                key=raw.info.key,
+                size=raw.info.size,
+                sha256=batch.sha256[raw.info.key],
+                collector=raw.key.collector,
+                count=total,
+                settled=count,
+                owed=total - count,
+            )
+        )
+    return inputs
+
+
+def _reasons(batch: _Batch, task: DayTask, result: DayResult) -> list[str]:
+    reasons = []
+    if result.open_start:
+        reasons.append("begins at an edge of recording")
+    if result.open_end:
+        reasons.append("ends at an edge of recording")
+    touched = {unreadable.key for unreadable in batch.view.unreadable}
+    if touched:
+        reasons.append(f"{len(touched)} raw objects could not be read")
+    if not task.spliced:
+        collectors = {line.collector for line in result.lines}
+        closed = {
+            raw.key.collector
+            for raw in batch.view.segments.values()
+            if (raw.index.event_time_us_max or 0) >= midnight_us(task.date) + DAY_US
+        }
+        reasons += [f"{name} has not closed the date" for name in sorted(collectors - closed)]
+        reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+    return reasons
