@@ -1,0 +1,350 @@
+"""The compiled matcher: lines of text against templates, fields to integers, levels to mantissas.
+
+A line matches a template when the literal text between the fields is equal byte for byte and every field is spelled in the one way a
+printer would spell it (no superfluous zeros, exactly the template's decimals), so that printing its values gives the line again: what
+matches renders back by construction.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from twintape.columns.kernel import (
+    DIGITS_MAX,
+    POWERS_OF_TEN,
+    Bytes,
+    Int8s,
+    Int16s,
+    Int32s,
+    Int64s,
+    Words,
+    digits,
+    eight_digits,
+    hash_ranges,
+    inlined,
+    kernel,
+    same_bytes,
+    value_of,
+    word_at,
+)
+
+__all__ = ["decode_levels", "receive_time", "scan_lines"]
+
+_E, _T, _FIRST, _FINAL, _PREV, _BIDS, _ASKS = range(7)
+_INT64_MAX = 2**63 - 1
+
+
+@inlined
+def _number(text: Bytes, position: int, decimals: int, keep: int) -> tuple[int, int, np.uint64]:
+    # A decimal at `position`: its mantissa of `keep` decimals (the further ones are cut off), the position behind it or -1, and its
+    # decimals as byte values, the last one in the highest byte. The caller sees whether the number really ends there.
+    count, values = eight_digits(word_at(text, position))
+    whole = value_of(values)
+    if count == 8:
+        count, whole = digits(text, position)
+    if count == 0 or (count > 1 and text[position] == 48) or count + decimals > DIGITS_MAX:
+        return 0, -1, np.uint64(0)
+    position += count
+    if decimals == 0:
+        return whole, position, np.uint64(0)
+    if position >= text.size or text[position] != 46:
+        return 0, -1, np.uint64(0)
+    count, values = eight_digits(word_at(text, position + 1))
+    if count != decimals:
+        return 0, -1, np.uint64(0)
+    kept = values
+    if keep < decimals:
+        kept = values << np.uint64(8 * (decimals - keep)) if keep else np.uint64(0)
+    return whole * POWERS_OF_TEN[keep] + value_of(kept), position + 1 + count, values
+
+
+@kernel
+def _side(
+    text: Bytes,
+    position: int,
+    literals: Bytes,
+    numbers: Int64s,
+    limits: Int64s,
+    price: Int64s,
+    quantity: Int64s,
+    cursor: int,
+    used: Words,
+) -> tuple[int, int]:
+    # A level array at `position`: how many levels, and the position behind it or -1. Unless the price array is empty, mantissas go to
+    # the arrays from `cursor` on: with limits[0] decimals, times limits[1], none before that over limits[2]; limits[3:] are the
+    # quantity's. `used` collects which decimals are not zero: prices, quantities.
+    size = text.size
+    store = price.size > 0
+    price_decimals, quantity_decimals, suffix_start, suffix_stop = numbers[0], numbers[1], numbers[2], numbers[3]
+    price_keep, price_factor, price_max, quantity_keep, quantity_factor, quantity_max = limits
+    price_used, quantity_used = used[0], used[1]
+    if position + 2 > size or text[position] != 91:
+        return 0, -1
+    position += 1
+    if text[position] == 93:
+        return 0, position + 1
+    suffix = suffix_stop - suffix_start
+    count = 0
+    while True:
+        if (word_at(text, position) & np.uint64(0xFFFF)) != np.uint64(0x225B):  # ["
+            return 0, -1
+        mantissa, position, decimals = _number(text, position + 2, price_decimals, price_keep)
+        if position < 0 or (word_at(text, position) & np.uint64(0xFFFFFF)) != np.uint64(0x222C22):  # ","
+            return 0, -1
+        price_used |= decimals
+        amount, position, decimals = _number(text, position + 3, quantity_decimals, quantity_keep)
+        if position < 0 or position + suffix + 2 >= size or text[position] != 34:
+            return 0, -1
+        quantity_used |= decimals
+        position += 1
+        if suffix:
+            if not same_bytes(text, position, literals, suffix_start, suffix_stop):
+                return 0, -1
+            position += suffix
+        if text[position] != 93:
+            return 0, -1
+        if store:
+            if mantissa > price_max or amount > quantity_max:
+                return 0, -1
+            price[cursor + count] = mantissa * price_factor
+            quantity[cursor + count] = amount * quantity_factor
+        count += 1
+        following = text[position + 1]
+        position += 2
+        if following == 93:
+            used[0], used[1] = price_used, quantity_used
+            return count, position
+        if following != 44:
+            return 0, -1
+
+
+@kernel
+def _match(
+    text: Bytes,
+    position: int,
+    literals: Bytes,
+    parts: Int64s,
+    numbers: Int64s,
+    limits: Int64s,
+    bid_price: Int64s,
+    bid_quantity: Int64s,
+    bid_cursor: int,
+    ask_price: Int64s,
+    ask_quantity: Int64s,
+    ask_cursor: int,
+    values: Int64s,
+    used: Words,
+) -> int:
+    # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
+    # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty.
+    values[_T] = -1
+    values[_PREV] = -1
+    used[:] = 0
+    for row in range(parts.shape[0]):
+        if not same_bytes(text, position, literals, parts[row, 0], parts[row, 1]):
+            return -1
+        position += parts[row, 1] - parts[row, 0]
+        field = parts[row, 2]
+        if field < 0:
+            break
+        start = position
+        if field >= _BIDS:
+            if field == _BIDS:
+                count, position = _side(text, start, literals, numbers, limits, bid_price, bid_quantity, bid_cursor, used)
+            else:
+                count, position = _side(text, start, literals, numbers, limits, ask_price, ask_quantity, ask_cursor, used)
+            if position < 0:
+                return -1
+            place = 5 + 3 * (field - _BIDS)
+            values[place] = start
+            values[place + 1] = position
+            values[place + 2] = count
+            continue
+        count, value = digits(text, start)
+        if count == 0 or (count > 1 and text[start] == 48):
+            return -1
+        if field <= _T and count != numbers[4]:
+            return -1
+        values[field] = value
+        position += count
+    if position >= text.size or text[position] != 10:
+        return -1
+    if values[7] + values[10] == 0 and numbers[0] + numbers[1] + numbers[3] - numbers[2] > 0:
+        return -1  # a frame without levels has the template without decimals
+    return position
+
+
+@kernel
+def receive_time(text: Bytes, position: int) -> tuple[int, int]:
+    """Return the receive time at `position` and where the frame starts, or -1 if none stands there."""
+    count, value = digits(text, position)
+    if count == 0:
+        # Zero or over 18 digits: receive times have 19.
+        high, value = digits(text, position + 1)
+        if high != DIGITS_MAX or position >= text.size or text[position] < 49 or text[position] > 57:
+            return 0, -1
+        lead = np.int64(text[position]) - 48
+        if lead == 9 and value > _INT64_MAX - 9 * POWERS_OF_TEN[18]:
+            return 0, -1
+        value += lead * POWERS_OF_TEN[18]
+        count = DIGITS_MAX + 1
+    elif count > 1 and text[position] == 48:
+        return 0, -1
+    position += count
+    if position >= text.size or text[position] != 32:
+        return 0, -1
+    return value, position + 1
+
+
+@kernel
+def _significant(used: np.uint64, decimals: int) -> int:
+    # How many of the first decimals are needed, if `used` is what _number says of them.
+    while decimals > 0 and (used >> np.uint64(56)) == np.uint64(0):
+        used <<= np.uint64(8)
+        decimals -= 1
+    return decimals
+
+
+@kernel
+def scan_lines(
+    text: Bytes,
+    position: int,
+    row: int,
+    code: int,
+    spot: bool,
+    literals: Bytes,
+    part: Int64s,
+    parts: Int64s,
+    numbers: Int64s,
+    ids: Int64s,
+    counts: Int32s,
+    template: Int16s,
+    decimals: Int8s,
+    hashes: Words,
+) -> tuple[int, int, int]:
+    """Scan lines from `position` until the end or one that no template matches.
+
+    Args:
+        text: Lines, whole.
+        position: Where to start; the start of a line.
+        row: That line's number.
+        code: The template to try first.
+        spot: Whether `U - 1` is the id before the event; otherwise it is `pu`.
+        literals: This and the next three are `templates.Tables`.
+        part: See there.
+        parts: See there.
+        numbers: See there.
+        ids: Out, int64[7, line]: receive, event and transaction time, `p`, `U`, `u`, where the line starts.
+        counts: Out, int32[3, line]: length without newline, bids, asks.
+        template: Out: the template.
+        decimals: Out, int8[2, line]: decimals that are needed for prices and for quantities.
+        hashes: Out, uint64[line, 2]: of the text of both level arrays.
+
+    Returns:
+        Row and position of the line it stopped at, and the template that matched last.
+    """
+    values = np.zeros(11, np.int64)
+    used = np.zeros(2, np.uint64)
+    nothing = np.zeros(0, np.int64)
+    limits = np.zeros(6, np.int64)
+    zero = ids.size - ids.size  # not a literal: _match is compiled once
+    total = numbers.shape[0]
+    while row < ids.shape[1]:
+        received, frame = receive_time(text, position)
+        if frame < 0:
+            break
+        end = -1
+        for attempt in range(total):
+            candidate = code + attempt
+            if candidate >= total:
+                candidate -= total
+            end = _match(
+                text, frame, literals, parts[part[candidate] : part[candidate + 1]], numbers[candidate],
+                limits, nothing, nothing, zero, nothing, nothing, zero, values, used,
+            )  # fmt: skip
+            if end >= 0:
+                code = candidate
+                break
+        if end < 0:
+            break
+        prev = values[_FIRST] - 1 if spot else values[_PREV]
+        if values[_FINAL] < values[_FIRST] or values[_FINAL] <= prev:
+            break
+        unit = 1000 if numbers[code, 4] == 13 else 1
+        ids[0, row] = received
+        ids[1, row] = values[_E] * unit
+        ids[2, row] = values[_T] * unit if values[_T] >= 0 else -1
+        ids[3, row] = prev
+        ids[4, row] = values[_FIRST]
+        ids[5, row] = values[_FINAL]
+        ids[6, row] = position
+        counts[0, row] = end - position
+        counts[1, row] = values[7]
+        counts[2, row] = values[10]
+        template[row] = code
+        decimals[0, row] = _significant(used[0], numbers[code, 0])
+        decimals[1, row] = _significant(used[1], numbers[code, 1])
+        hashes[row, 0], hashes[row, 1] = hash_ranges(text, values[5], values[6], values[8], values[9])
+        row += 1
+        position = end + 1
+    return row, position, code
+
+
+@kernel
+def decode_levels(
+    text: Bytes,
+    row: int,
+    offsets: Int64s,
+    codes: Int16s,
+    literals: Bytes,
+    part: Int64s,
+    parts: Int64s,
+    numbers: Int64s,
+    limits: Int64s,
+    bid_offsets: Int64s,
+    bid_price: Int64s,
+    bid_quantity: Int64s,
+    ask_offsets: Int64s,
+    ask_price: Int64s,
+    ask_quantity: Int64s,
+) -> int:
+    """Decode the levels of chosen lines until the end or one that does not match its code; returns its row.
+
+    Args:
+        text: The text `scan_lines` was given.
+        row: The first of the chosen lines that is to be decoded.
+        offsets: Where the chosen lines start.
+        codes: Their templates; a negative one stops the kernel.
+        literals: This and the next three are `templates.Tables`.
+        part: See there.
+        parts: See there.
+        numbers: See there.
+        limits: int64[template, 6]: see `_side`.
+        bid_offsets: In and out: `bid_offsets[row]` says where in `bid_price` the bids of `row` begin.
+        bid_price: Out; long enough for all, and not empty.
+        bid_quantity: Out.
+        ask_offsets: In and out.
+        ask_price: Out; not empty.
+        ask_quantity: Out.
+    """
+    values = np.zeros(11, np.int64)
+    used = np.zeros(2, np.uint64)
+    while row < offsets.size and codes[row] >= 0:
+        code = np.int64(codes[row])
+        _, frame = receive_time(text, offsets[row])
+        if frame < 0:
+            break
+        end = _match(
+            text, frame, literals, parts[part[code] : part[code + 1]], numbers[code], limits[code],
+            bid_price, bid_quantity, bid_offsets[row], ask_price, ask_quantity, ask_offsets[row], values, used,
+        )  # fmt: skip
+        if (
+            end < 0
+            or _significant(used[0], numbers[code, 0]) > limits[code, 0]
+            or _significant(used[1], numbers[code, 1]) > limits[code, 3]
+        ):
+            break
+        bid_offsets[row + 1] = bid_offsets[row] + values[7]
+        ask_offsets[row + 1] = ask_offsets[row] + values[10]
+        row += 1
+    return row

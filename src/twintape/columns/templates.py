@@ -1,0 +1,211 @@
+"""How frames are printed: sets of templates, and finding the template of a frame by looking at it.
+
+A *template* is a frame with its variable fields cut out. Which one a frame has is a function of the frame alone: at most one fits, and
+a frame without any level has decimals 0 and 0, whatever its neighbours have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from twintape.columns.kernel import DIGITS_MAX, Bytes, Int64s
+from twintape.columns.schema import Template
+from twintape.core import wire
+from twintape.core.errors import WireError
+from twintape.core.markets import Market
+
+__all__ = ["DECIMALS_MAX", "FIELDS", "TEMPLATES_MAX", "Tables", "TemplateSet", "discover"]
+
+TEMPLATES_MAX = 256
+"""Shapes of frames per stream; any further shape goes the slow way."""
+DECIMALS_MAX = 8
+"""Digits behind the point of a template; more go the slow way. (Binance prints at most 8.)"""
+
+FIELDS = ("E", "T", "U", "u", "pu", "b", "a")
+"""The variable parts of a frame; a field's code is its position."""
+TIME_DIGITS = {"ms": 13, "us": 16}
+_KEY = re.compile(rb'"(E|T|U|u|pu|b|a)":')
+_INTEGER = re.compile(rb"0|[1-9]\d{0,17}")
+_NUMBER = rb"(?:0|[1-9]\d*)(?:\.\d+)?"
+_LEVEL = rb'\["' + _NUMBER + rb'","' + _NUMBER + rb'"(?:,\[\])?\]'
+_ARRAY = re.compile(rb"\[(?:" + _LEVEL + rb"(?:," + _LEVEL + rb")*)?\]")
+_FIRST_LEVEL = re.compile(rb'\["\d+\.?(\d*)","\d+\.?(\d*)"(,\[\])?\]')
+
+
+class Tables(NamedTuple):
+    """A template set as the arrays the kernels read.
+
+    Attributes:
+        literals: All literal text, one after another.
+        part: int64[template+1]: the parts of template t are rows `[part[t], part[t+1])` of `parts`.
+        parts: int64[part, 3]: start and stop of the literal, code of the field behind it (-1: none, the end).
+        numbers: int64[template, 5]: price decimals, quantity decimals, start and stop of the level suffix, digits of a time.
+    """
+
+    literals: Bytes
+    part: Int64s
+    parts: Int64s
+    numbers: Int64s
+
+
+def _tables(templates: Sequence[Template]) -> Tables:
+    literals = bytearray()
+    first_parts = [0]
+    parts: list[tuple[int, int, int]] = []
+    numbers: list[tuple[int, int, int, int, int]] = []
+
+    def put(text: str) -> tuple[int, int]:
+        start = len(literals)
+        literals.extend(text.encode())
+        return start, len(literals)
+
+    for template in templates:
+        for position in range(0, len(template.parts), 2):
+            last = position + 1 == len(template.parts)
+            parts.append((*put(template.parts[position]), -1 if last else FIELDS.index(template.parts[position + 1])))
+        first_parts.append(len(parts))
+        decimals = (template.price_decimals, template.quantity_decimals)
+        numbers.append((*decimals, *put(template.level_suffix), TIME_DIGITS[template.time_unit]))
+    literals.extend(bytes(8))  # words are loaded whole
+    return Tables(
+        np.frombuffer(bytes(literals), np.uint8),
+        np.array(first_parts, np.int64),
+        np.array(parts, np.int64).reshape(-1, 3),
+        np.array(numbers, np.int64).reshape(-1, 5),
+    )
+
+
+class TemplateSet(Sequence[Template]):
+    """An ordered set of templates of one stream; a template's code is its position. At most `TEMPLATES_MAX`."""
+
+    def __init__(self, templates: Iterable[Template] = ()) -> None:
+        self._list: list[Template] = []
+        self._code: dict[Template, int] = {}
+        self._tables: Tables | None = None
+        for template in templates:
+            self.add(template)
+
+    def add(self, template: Template) -> int | None:
+        """Return the template's code, a new one if it is not in the set; None if the set is full."""
+        code = self._code.get(template)
+        if code is None and len(self._list) < TEMPLATES_MAX:
+            code = self._code[template] = len(self._list)
+            self._list.append(template)
+            self._tables = None
+        return code
+
+    @property
+    def tables(self) -> Tables:
+        """The set as arrays, in the order of codes."""
+        if self._tables is None:
+            self._tables = _tables(self._list)
+        return self._tables
+
+    @overload
+    def __getitem__(self, index: int) -> Template: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Template]: ...
+    def __getitem__(self, index: int | slice) -> Template | list[Template]:
+        """Return the template with this code."""
+        return self._list[index]
+
+    def __len__(self) -> int:
+        return len(self._list)
+
+    def __iter__(self) -> Iterator[Template]:
+        return iter(self._list)
+
+
+# --- discovery: slow -------------------------------------------------------------------------------------------------------
+
+
+def discover(frame: bytes, market: Market) -> Template | None:
+    """Return the template that prints `frame`, or None if none can.
+
+    Any order of keys, any further keys with constant values, raw or wrapped; but no white space around the fields, no escapes, no
+    negative ids, no numbers over 18 digits, at most 8 of them behind the point, and the same decimals throughout.
+
+    >>> frame = b'{"e":"depthUpdate","E":1725382961514,"s":"BTCUSDT","U":8,"u":9,"b":[["5.10","0.2"]],"a":[]}'
+    >>> discover(frame, Market.SPOT).price_decimals
+    2
+    """
+    try:
+        event = wire.decode_depth(frame, market)
+    except WireError:
+        return None
+    if b"\\" in frame:
+        return None
+    cut = _cut(frame)
+    if cut is None:
+        return None
+    parts, text = cut
+    level = _FIRST_LEVEL.match(text["b"], 1) or _FIRST_LEVEL.match(text["a"], 1)
+    template = Template(
+        parts=parts,
+        price_decimals=len(level[1]) if level else 0,
+        quantity_decimals=len(level[2]) if level else 0,
+        level_suffix=",[]" if level and level[3] else "",
+        time_unit="us" if event.event_time_us % 1000 or len(text["E"]) == TIME_DIGITS["us"] else "ms",
+    )
+    return template if _prints(template, event, frame, market) else None
+
+
+def _cut(frame: bytes) -> tuple[tuple[str, ...], dict[str, bytes]] | None:
+    # Cuts the frame at its fields: the parts of a template and the text of each field.
+    try:
+        parts: list[str] = []
+        fields: dict[str, bytes] = {}
+        done = 0
+        while key := _KEY.search(frame, done):
+            name = key[1].decode()
+            value = (_ARRAY if name in "ba" else _INTEGER).match(frame, key.end())
+            if value is None or name in fields:
+                return None
+            parts += [frame[done : key.end()].decode(), name]
+            fields[name] = value[0]
+            done = value.end()
+        parts.append(frame[done:].decode())
+    except UnicodeDecodeError:  # pragma: no cover - decode_depth has accepted the frame as UTF-8
+        return None
+    return tuple(parts), fields
+
+
+def _prints(template: Template, event: wire.DepthEvent, frame: bytes, market: Market) -> bool:
+    # Whether the event's values, printed as the template says, are the frame: what the kernel will find, said slowly.
+    divisor = 1000 if template.time_unit == "ms" else 1
+    values = {
+        "E": event.event_time_us // divisor,
+        "T": None if event.transaction_time_us is None else event.transaction_time_us // divisor,
+        "U": event.first_update_id,
+        "u": event.final_update_id,
+        "pu": None if market is Market.SPOT else event.prev_update_id,
+    }
+    decimals = (template.price_decimals, template.quantity_decimals)
+    sides = {"b": _print_side(event.bids, decimals, template), "a": _print_side(event.asks, decimals, template)}
+    printed = list(template.parts)
+    for position in range(1, len(printed), 2):
+        name = printed[position]
+        value = sides[name] if name in sides else values[name]
+        if value is None or (name in "ET" and len(str(value)) != TIME_DIGITS[template.time_unit]):
+            return False
+        printed[position] = str(value)
+    missing = {name for name, value in values.items() if value is not None} - set(template.parts[1::2])
+    return not missing and "".join(printed).encode() == frame
+
+
+def _print_side(side: Sequence[wire.Level], decimals: tuple[int, int], template: Template) -> str | None:
+    for level in side:
+        for number, wanted in zip(level, decimals, strict=True):
+            whole, _, fraction = number.partition(".")
+            if (
+                len(whole) + len(fraction) > DIGITS_MAX
+                or len(fraction) != wanted
+                or wanted > DECIMALS_MAX
+                or (whole[0] == "0" and len(whole) > 1)
+            ):
+                return None
+    return "[" + ",".join(f'["{price}","{quantity}"{template.level_suffix}]' for price, quantity in side) + "]"
