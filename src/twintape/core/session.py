@@ -25,7 +25,7 @@ from enum import StrEnum
 from typing import Any
 
 from twintape.core.budget import SECOND_NS, message_window
-from twintape.core.markets import Market, stream_url
+from twintape.core.markets import RULES, Market, stream_url
 from twintape.core.sequence import Join, is_new_epoch, join
 from twintape.core.silence import STEADY_SPACING_NS, Listening
 from twintape.core.wire import (
