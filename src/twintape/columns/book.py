@@ -362,13 +362,12 @@ class Book:
             prices = np.zeros(1, np.int64)
         tick = int(np.gcd.reduce(prices)) or 1
         middle = int(np.partition(prices, len(prices) // 2)[len(prices) // 2])
-        reach = (LADDER_TICKS_MAX // 2 - 1) * tick
-        near = prices[(prices >= middle - reach) & (prices <= middle + reach)]
+        near = prices[np.abs(prices - middle) // tick < LADDER_TICKS_MAX // 2]
         low, high = int(near.min()), int(near.max())
         span = (high - low) // tick + 1
         ticks = min(LADDER_TICKS_MAX, max(LADDER_TICKS_MIN, 1 << (2 * span - 1).bit_length()))
         self._tick = tick
-        self._base = low - (ticks - span) // 2 * tick
+        self._base = max(0, low - (ticks - span) // 2 * tick)
         self._bids, self._asks = self._fill(ticks, *bids), self._fill(ticks, *asks)
         self._state[_BEST_BID] = _below(self._bids.bits, ticks, ticks)
         self._state[_BEST_ASK] = _above(self._asks.bits, ticks, 0)
@@ -377,7 +376,7 @@ class Book:
 
     def _fill(self, ticks: int, prices: Int64s, quantities: Int64s) -> _Side:
         side = _Side(ticks)
-        fits = (prices >= self._base) & (prices < self._base + ticks * self._tick)
+        fits = (prices >= self._base) & ((prices - self._base) // self._tick < ticks)
         _place(prices[fits], quantities[fits], self._base, self._tick, side.quantities, side.bits)
         side.far = {p: q for p, q in zip(prices[~fits].tolist(), quantities[~fits].tolist(), strict=True) if q}
         return side

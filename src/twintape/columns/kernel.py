@@ -59,6 +59,7 @@ _HASH_FINAL = np.uint64(0xFF51AFD7ED558CCD)
 
 # Entries for C and for Python cost compile time: no kernel is called from C, and the inlined ones only by kernels.
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "no_cfunc_wrapper": True}
+_INLINED: dict[str, Any] = {**_OPTIONS, "forceinline": True, "no_cpython_wrapper": True}
 
 
 def kernel(function: Function) -> Function:
@@ -68,7 +69,7 @@ def kernel(function: Function) -> Function:
 
 def inlined(function: Function) -> Function:
     """Compile `function` into each of its callers; for the few lines that run for every number."""
-    return cast("Function", numba.njit(**_OPTIONS, forceinline=True, no_cpython_wrapper=True)(function))
+    return cast("Function", numba.njit(**_INLINED)(function))
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

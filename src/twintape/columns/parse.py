@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import Int8s, Int16s, Int32s, Int64s, Words, hash_ranges
+from twintape.columns.kernel import DIGITS_MAX, Int8s, Int16s, Int32s, Int64s, Words, hash_ranges
 from twintape.columns.match import decode_levels, receive_time, scan_lines
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover
 from twintape.core import wire
@@ -222,7 +222,7 @@ def levels(
         codes: Their templates (`Headers.template`), none `UNDECODABLE`.
         templates: The set `scan` was given.
         market: The stream's market.
-        price_exponent: Power of ten of the price mantissas; `exponents` says which is fine enough.
+        price_exponent: Power of ten of the price mantissas, -18 to 0; `exponents` says which is fine enough.
         quantity_exponent: Likewise of the quantities.
 
     Raises:
@@ -285,12 +285,15 @@ def _mantissa(number: str, exponent: int, where: str) -> int:
 
 
 def exponents(price_decimals: NDArray[np.int8], quantity_decimals: NDArray[np.int8]) -> tuple[int, int]:
-    """Return the coarsest price and quantity exponents that represent all of some events exactly; at most 0.
+    """Return the coarsest price and quantity exponents that represent all of some events exactly; between -18 and 0.
+
+    (An event with more than 18 decimals has no int64 mantissas; `levels` refuses it.)
 
     >>> exponents(np.array([2, 1], np.int8), np.array([], np.int8))
     (-2, 0)
     """
-    return -int(price_decimals.max(initial=0)), -int(quantity_decimals.max(initial=0))
+    price, quantity = int(price_decimals.max(initial=0)), int(quantity_decimals.max(initial=0))
+    return -min(price, DIGITS_MAX), -min(quantity, DIGITS_MAX)
 
 
 def _decimals(number: str) -> int:

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from twintape.columns.kernel import Bytes, Int16s, Int64s, inlined, kernel, put_bytes, put_digits, put_integer
-from twintape.columns.schema import DepthColumns, Template
+from twintape.columns.schema import DECIMALS_MAX, DepthColumns, Template
 from twintape.columns.templates import TemplateSet
 from twintape.core.errors import CorruptionError
 
 __all__ = ["render", "render_lines"]
 
 _INTEGER_BYTES_MAX = 19
+_NUMBER_BYTES_MAX = _INTEGER_BYTES_MAX + 1 + DECIMALS_MAX
 _SLACK = 16  # the digit printers write whole words
 
 
@@ -182,13 +183,15 @@ def render_lines(columns: DepthColumns, templates: Sequence[Template]) -> tuple[
 def _print(columns: DepthColumns, templates: Sequence[Template], times: Int64s) -> tuple[Bytes, Int64s]:
     count = len(columns)
     tables = (templates if isinstance(templates, TemplateSet) else TemplateSet(templates)).tables
-    scales = _scales(templates, columns)
     out = np.empty(_capacity(columns, templates), np.uint8)
     starts = np.zeros(count + 1, np.int64)
     integers = np.stack([columns.event_time_us, columns.transaction_time_us, columns.first, columns.final, columns.prev])
     codes = np.ascontiguousarray(columns.template)
+    if not (-18 <= columns.price_exponent <= 0 and -18 <= columns.quantity_exponent <= 0):
+        raise CorruptionError(f"exponents must be between -18 and 0: {columns.price_exponent}, {columns.quantity_exponent}")
     if count and int(codes.max()) >= len(templates):
         raise CorruptionError(f"template {int(codes.max())} of {len(templates)}")
+    scales = _scales(templates, columns)
     row = 0
     while True:
         row = _render(
@@ -224,7 +227,7 @@ def _capacity(columns: DepthColumns, templates: Sequence[Template]) -> int:
     literal = max((sum(len(part.encode()) for part in template.parts) for template in templates), default=0)
     suffix = max((len(template.level_suffix) for template in templates), default=0)
     levels = len(columns.bid_price) + len(columns.ask_price)
-    per_level = len('["","",],') + suffix + 2 * (_INTEGER_BYTES_MAX + 1)
+    per_level = len('["","",],') + suffix + 2 * _NUMBER_BYTES_MAX
     per_row = literal + 6 * (_INTEGER_BYTES_MAX + 1) + 4
     frames = sum(len(frame) for frame in columns.frame.values())
     return len(columns) * per_row + levels * per_level + frames + _SLACK

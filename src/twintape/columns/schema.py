@@ -23,13 +23,16 @@ from twintape.core.errors import CorruptionError
 __all__ = [
     "ARRIVAL",
     "BOOK_UNKNOWN",
+    "DECIMALS_MAX",
     "DEPTH",
     "EPOCH_START",
+    "FIELDS",
     "GAP_BEFORE",
     "LINE_SWITCH",
     "OVERLAP",
     "ROW_GROUP_EVENTS",
     "SNAPSHOT",
+    "TIME_DIGITS",
     "VERBATIM",
     "DepthColumns",
     "TableReader",
@@ -124,6 +127,14 @@ VERBATIM: pa.Schema = pa.schema(
 # --- templates -----------------------------------------------------------------------------------------------------------------
 
 
+DECIMALS_MAX = 8
+"""Digits behind the point of a template; Binance prints at most 8."""
+FIELDS = ("E", "T", "U", "u", "pu", "b", "a")
+"""The variable parts of a frame; the kernels know a field by its position."""
+TIME_DIGITS = {"ms": 13, "us": 16}
+"""Digits of a time in each unit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """How one shape of frame is printed: its literal text, and between it the fields.
@@ -169,18 +180,21 @@ def templates_from_json(text: str | bytes) -> list[Template]:
         CorruptionError: The text is no such list.
     """
     try:
-        return [
-            Template(
-                parts=tuple(str(part) for part in row["parts"]),
-                price_decimals=int(row["price_decimals"]),
-                quantity_decimals=int(row["quantity_decimals"]),
-                level_suffix=str(row["level_suffix"]),
-                time_unit=str(row["time_unit"]),
-            )
-            for row in json.loads(text)
-        ]
+        return [_template(row) for row in json.loads(text)]
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptionError(f"not a list of templates: {error!r}") from error
+
+
+def _template(row: Mapping[str, Any]) -> Template:
+    # Kernels write by these numbers without looking: what a file claims is checked here.
+    parts = tuple(str(part) for part in row["parts"])
+    price_decimals, quantity_decimals = int(row["price_decimals"]), int(row["quantity_decimals"])
+    suffix, time_unit = str(row["level_suffix"]), str(row["time_unit"])
+    if len(parts) % 2 == 0 or not set(parts[1::2]) <= set(FIELDS) or len(set(parts[1::2])) != len(parts) // 2:
+        raise ValueError(f"parts {parts}")
+    if not (0 <= price_decimals <= DECIMALS_MAX and 0 <= quantity_decimals <= DECIMALS_MAX) or time_unit not in TIME_DIGITS:
+        raise ValueError(f"{price_decimals} and {quantity_decimals} decimals, time unit {time_unit!r}")
+    return Template(parts, price_decimals, quantity_decimals, suffix, time_unit)
 
 
 # --- arrays ----------------------------------------------------------------------------------------------------------------

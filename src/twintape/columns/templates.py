@@ -13,21 +13,16 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from twintape.columns.kernel import DIGITS_MAX, Bytes, Int64s
-from twintape.columns.schema import Template
+from twintape.columns.schema import DECIMALS_MAX, FIELDS, TIME_DIGITS, Template
 from twintape.core import wire
 from twintape.core.errors import WireError
 from twintape.core.markets import Market
 
-__all__ = ["DECIMALS_MAX", "FIELDS", "TEMPLATES_MAX", "Tables", "TemplateSet", "discover"]
+__all__ = ["TEMPLATES_MAX", "Tables", "TemplateSet", "discover"]
 
 TEMPLATES_MAX = 256
 """Shapes of frames per stream; any further shape goes the slow way."""
-DECIMALS_MAX = 8
-"""Digits behind the point of a template; more go the slow way. (Binance prints at most 8.)"""
 
-FIELDS = ("E", "T", "U", "u", "pu", "b", "a")
-"""The variable parts of a frame; a field's code is its position."""
-TIME_DIGITS = {"ms": 13, "us": 16}
 _KEY = re.compile(rb'"(E|T|U|u|pu|b|a)":')
 _INTEGER = re.compile(rb"0|[1-9]\d{0,17}")
 _NUMBER = rb"(?:0|[1-9]\d*)(?:\.\d+)?"
