@@ -30,7 +30,7 @@ NOTES_MAX = 1000
 """How many notes are kept until somebody takes them; the oldest go first."""
 
 _ACTIVE_NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,8})-([1-9][0-9]{0,8})\.tape")
-_SEALED_NAME = re.compile(r"[0-9]{10}-([0-9a-f]{8}-[1-9][0-9]{0,8}-[1-9][0-9]{0,8})\.tape\.zst")
+_SEALED_NAME = re.compile(r"([0-9]{10})-([0-9a-f]{8}-[1-9][0-9]{0,8}-[1-9][0-9]{0,8})-([0-9a-f]{64})\.tape\.zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,10 @@ class RecoveryNote:
 
 @dataclass(frozen=True, slots=True)
 class SealedFile:
-    """A sealed segment on the local disk and the key it belongs under."""
+    """A sealed segment on the local disk and the key it belongs under.
+
+    After a restart `sha256` is what the file's name promises; whoever uploads it finds out.
+    """
 
     path: str
     key: str
@@ -58,13 +61,6 @@ class Retired:
 
     path: str
     size: int
-
-
-@dataclass(slots=True)
-class _Stored:
-    path: str
-    size: int
-    sealed: SealedFile | None = None  # None: found at start and not yet read
 
 
 class _ChainRecord(msgspec.Struct, frozen=True):
@@ -102,14 +98,16 @@ class Shelf:
         self._collector = collector
         self._market = market
         self._draw_chain_id = draw_chain_id
+        self._new_chain: ChainLink | None = None
         self._notes: deque[RecoveryNote] = deque(maxlen=NOTES_MAX)
         self._queue: deque[Retired] = deque()
-        self._stored: dict[str, _Stored] = {}
+        self._stored: dict[str, SealedFile] = {}
         self._stored_size = 0
         self._unremoved: dict[str, str | None] = {}  # active file → the sealed file made of it, None if it held no line
         self._quarantine: dict[str, int] = {}
         self._reason = "new spool"
         self._recorded = self._head = self._load_record()
+        self._head_index: Index | None = None  # of the head, if it is a sealed file found at start
 
     # --- state -----------------------------------------------------------------------------------------------------------------
 
@@ -128,14 +126,14 @@ class Shelf:
         """Remember something for the operator."""
         self._notes.append(RecoveryNote(kind, path, str(detail)))
 
-    def _shelve(self, stored: _Stored) -> None:
-        self._stored[stored.path] = stored
-        self._stored_size += stored.size
+    def _shelve(self, sealed: SealedFile) -> None:
+        self._stored[sealed.path] = sealed
+        self._stored_size += sealed.size
 
     def _unshelve(self, path: str) -> None:
-        stored = self._stored.pop(path, None)
-        if stored is not None:
-            self._stored_size -= stored.size
+        sealed = self._stored.pop(path, None)
+        if sealed is not None:
+            self._stored_size -= sealed.size
 
     def _path(self, *parts: str) -> str:
         return "/".join((str(self._market), *parts))
@@ -195,13 +193,12 @@ class Shelf:
         paths = [path for path in paths if not path.endswith(".tmp")]
         self._quarantine = {path: self._disk.size(path) for path in paths if path.startswith(self._path("quarantine/"))}
         actives = {path.rpartition("/")[2]: path for path in paths if path.startswith(self._path("active/"))}
-        newest: tuple[int, Index, str] | None = None
         for path in paths:
             if path.startswith(self._path("sealed/")):
-                newest = self._take_in(path, actives, newest)
-        if self._head is None and newest is not None:
-            _, index, sha256 = newest
-            self._head = self._record(index, sha256)
+                try:
+                    self._take_in(path, actives)
+                except CorruptionError as error:
+                    self._set_aside(path, error)
         for name, path in sorted(actives.items()):
             if _ACTIVE_NAME.fullmatch(name):
                 self._queue.append(Retired(path, self._disk.size(path)))
@@ -209,35 +206,39 @@ class Shelf:
                 self._set_aside(path, "not the name of an active file")
         self.drain()
 
-    def _take_in(
-        self, path: str, actives: dict[str, str], newest: tuple[int, Index, str] | None
-    ) -> tuple[int, Index, str] | None:
-        """Shelve a sealed file found at start; read it whole if it may be ahead of the record or has an active twin."""
-        name = path.rpartition("/")[2]
-        match = _SEALED_NAME.fullmatch(name)
+    def _take_in(self, path: str, actives: dict[str, str]) -> None:
+        """Shelve a sealed file found at start; read it whole where the chain's end or an active twin hangs on it."""
+        match = _SEALED_NAME.fullmatch(path.rpartition("/")[2])
         if match is None:
-            self._set_aside(path, "not the name of a sealed file")
-            return newest
-        twin = f"{match[1]}.tape"
-        if twin in actives or self._recorded is None or int(name[:10]) > self._recorded.number:
-            try:
-                data = self._disk.read(path)
-                index = segment.check_digests(data)
-            except CorruptionError as error:
-                self._set_aside(path, error)
-                return newest
-            sha256 = hashlib.sha256(data).hexdigest()
-            if twin in actives:
-                self._unremoved[actives.pop(twin)] = path
-            if self._recorded is not None and self._head is not None:
-                if index.chain.id == self._head.id and index.chain.number > self._head.number:
-                    self._head = self._record(index, sha256)
-            else:
-                # Without a record: the chain that was written last, at its greatest number.
-                candidate = (index.last_receive_time_ns, index, sha256)
-                newest = candidate if newest is None or _newer(index, newest[1]) else newest
-        self._shelve(_Stored(path, self._disk.size(path)))
-        return newest
+            raise CorruptionError("not the name of a sealed file")
+        number, twin, sha256 = int(match[1]), f"{match[2]}.tape", match[3]
+        ahead = self._recorded is None or number > self._recorded.number
+        try:
+            index = self._read_index(path)
+        except OSError as error:
+            if ahead:
+                raise
+            self.note("unreadable", path, f"{error}; it stays for the next start")
+            return
+        if index.chain.number != number or index.collector != self._collector or index.market is not self._market:
+            raise CorruptionError(f"holds number {index.chain.number} of {index.collector}/{index.market}")
+        if (ahead or twin in actives) and hashlib.sha256(self._disk.read(path)).hexdigest() != sha256:
+            raise CorruptionError("its bytes are not those its name promises")
+        self._shelve(SealedFile(path, index.raw_key(sha256).key(), self._disk.size(path), sha256))
+        if twin in actives:
+            self._unremoved[actives.pop(twin)] = path
+        ours = self._recorded is None or index.chain.id == self._recorded.id
+        if ahead and ours and (self._head_index is None or _newer(index, self._head_index)):
+            self._head, self._head_index = self._record(index, sha256), index
+
+    def _read_index(self, path: str) -> Index:
+        size = self._disk.size(path)
+        tail_size = min(size, segment.TAIL_SIZE)
+        index = segment.read_index(self._disk.read(path, size - tail_size), size)
+        if isinstance(index, segment.NeedMore):
+            index = segment.read_index(self._disk.read(path, size - index.size), size)
+        assert isinstance(index, Index), "it got the bytes it asked for"
+        return index
 
     def _record(self, index: Index, sha256: str) -> _ChainRecord:
         return _ChainRecord(CHAIN_FORMAT, self._collector, self._market, index.chain.id, index.chain.number, sha256)
@@ -284,12 +285,7 @@ class Shelf:
             self._unremoved[retired.path] = None
             return
         run, connection, sequence = self._identity(name, recovered.lines[0][1])
-        head = self._head
-        chain = (
-            ChainLink(self._draw_chain_id(), 0, None, self._reason)
-            if head is None
-            else ChainLink(head.id, head.number + 1, head.sha256, None)
-        )
+        chain = self._next_link()
         sealed = segment.seal(
             recovered.lines,
             collector=self._collector,
@@ -300,12 +296,18 @@ class Shelf:
             chain=chain,
             unchecked_count=recovered.unchecked_count,
         )
-        path = self._path("sealed", f"{chain.number:010d}-{name}.zst")
+        path = self._path("sealed", f"{chain.number:010d}-{name.removesuffix('.tape')}-{sealed.sha256}.tape.zst")
         self._disk.write_atomically(path, sealed.data)
         self._head = self._record(sealed.index, sealed.sha256)
-        size = len(sealed.data)
-        self._shelve(_Stored(path, size, SealedFile(path, sealed.key, size, sealed.sha256)))
+        self._shelve(SealedFile(path, sealed.key, len(sealed.data), sealed.sha256))
         self._unremoved[retired.path] = path
+
+    def _next_link(self) -> ChainLink:
+        if self._head is not None:
+            return ChainLink(self._head.id, self._head.number + 1, self._head.sha256, None)
+        if self._new_chain is None:  # drawn once, so that sealing again gives the same bytes
+            self._new_chain = ChainLink(self._draw_chain_id(), 0, None, self._reason)
+        return self._new_chain
 
     def _identity(self, name: str, frame: bytes) -> tuple[str, int, int]:
         """Return run, connection and sequence of an active file: its open line must say what its name says."""
@@ -338,42 +340,20 @@ class Shelf:
                 with suppress(FileNotFoundError):
                     self._disk.remove(active)
                 del self._unremoved[active]
-                stored = self._stored.get(path) if path else None
-                if stored is not None and stored.sealed is not None:
-                    ready.append(stored.sealed)
+                if path is not None:
+                    ready.append(self._stored[path])
         except OSError as error:
             self.note("disk", self._path("chain.json"), error)
         return ready
 
     # --- giving up -------------------------------------------------------------------------------------------------------------
 
-    def pending(self, count: int) -> list[SealedFile]:
-        """Return up to `count` sealed files that may be uploaded, oldest first; damaged ones are set aside on the way."""
-        found: list[SealedFile] = []
+    def pending(self) -> list[SealedFile]:
+        """Return the sealed files that may be uploaded, oldest first."""
+        if self._recorded != self._head:
+            return []
         held_back = set(self._unremoved.values())
-        for stored in sorted(self._stored.values(), key=lambda stored: stored.path):
-            if len(found) >= count:
-                break
-            if stored.path in held_back or self._recorded != self._head:
-                continue
-            sealed = stored.sealed or self._read_back(stored)
-            if sealed is not None:
-                found.append(sealed)
-        return found
-
-    def _read_back(self, stored: _Stored) -> SealedFile | None:
-        try:
-            data = self._disk.read(stored.path)
-            index = segment.check_digests(data)
-        except CorruptionError as error:
-            self.set_aside(stored.path, error)
-            return None
-        except OSError as error:
-            self.note("unreadable", stored.path, error)
-            return None
-        sha256 = hashlib.sha256(data).hexdigest()
-        stored.sealed = SealedFile(stored.path, index.raw_key(sha256).key(), len(data), sha256)
-        return stored.sealed
+        return sorted((sealed for path, sealed in self._stored.items() if path not in held_back), key=lambda sealed: sealed.path)
 
     def set_aside(self, path: str, detail: object) -> None:
         """Move a sealed file that turned out to be damaged to quarantine/."""

@@ -2,10 +2,10 @@
 
 ```
 lock
-<market>/chain.json                                              where the serial chain stands
-<market>/active/<run8>-<connection>-<sequence>.tape              being written, one per connection
-<market>/sealed/<number>-<run8>-<connection>-<sequence>.tape.zst waiting for the store
-<market>/quarantine/…                                            damaged; never deleted by the program
+<market>/chain.json                                                         where the serial chain stands
+<market>/active/<run8>-<connection>-<sequence>.tape                         being written, one per connection
+<market>/sealed/<number>-<run8>-<connection>-<sequence>-<sha256>.tape.zst   waiting for the store
+<market>/quarantine/…                                                       damaged; never deleted by the program
 ```
 
 All of it is synchronous and belongs to one thread. A line whose `write` returned is in a file that survives the process, and after the
@@ -33,8 +33,6 @@ __all__ = ["RecoveryNote", "SealedFile", "Spool", "SpoolLimits"]
 LOCK = "lock"
 ALARM_SHARES = (0.60, 0.80, 0.95)
 """From which share of the budget on the alarm level is 1, 2, 3."""
-PENDING_MAX = 64
-"""How many sealed files `pending` names at once: those of a former run are read once to know their digest."""
 LINE_OVERHEAD = 21
 """The most bytes a line has beside its frame."""
 ATTEMPTS = 2
@@ -97,7 +95,7 @@ class _Connection:
 class Spool:
     """The spool of one collector and market. Call `recover` before anything else.
 
-    Only the constructor and `recover` raise `OSError`: afterwards a failing disk shows in `held_bytes`, `alarm` and `take_notes`.
+    Only the constructor and `recover` raise `OSError`: afterwards a failing disk shows in `held_bytes`, `alarm_level` and `take_notes`.
 
     Args:
         disk: Its directory.
@@ -159,7 +157,7 @@ class Spool:
         return self._lost_count
 
     @property
-    def alarm(self) -> int:
+    def alarm_level(self) -> int:
         """0 to 3, by the share in use of the budget or of what the volume allows; 3 also while lines are held in memory."""
         if self.held_bytes:
             return 3
@@ -224,7 +222,7 @@ class Spool:
                 self._end(state, now_ns, "segment age")
         return self._shelf.drain()
 
-    def rotate(self, connection: int, *, reason: str, now_ns: int) -> list[SealedFile]:
+    def cut(self, connection: int, *, reason: str, now_ns: int) -> list[SealedFile]:
         """End a connection's segment and not the connection, as after a step of the wall clock."""
         state = self._connections[connection]
         self._flush(state)
@@ -252,8 +250,8 @@ class Spool:
         return sealed + self.seal_due(now_ns)
 
     def pending(self) -> list[SealedFile]:
-        """Return sealed files that the store has not confirmed, oldest first, at most `PENDING_MAX`."""
-        return self._shelf.pending(PENDING_MAX)
+        """Return the sealed files that the store has not confirmed, oldest first."""
+        return self._shelf.pending()
 
     def confirmed(self, sealed: SealedFile) -> None:
         """Remove the local copy: the store holds an object of this size and digest."""
