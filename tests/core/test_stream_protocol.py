@@ -264,7 +264,9 @@ def test_only_a_pong_with_the_payload_of_a_ping_keeps_the_connection():
     assert keeper.expired(120 * SECOND)
 
 
-@pytest.mark.parametrize(("size", "head"), [(125, "817d"), (126, "817e007e"), (65535, "817effff"), (65536, "817f0000000000010000")])
+@pytest.mark.parametrize(
+    ("size", "head"), [(125, "817d"), (126, "817e007e"), (65535, "817effff"), (65536, "817f0000000000010000")]
+)
 def test_frames_have_the_shortest_length_field(size, head):
     assert text_frame(b"x" * size) == bytes.fromhex(head) + b"x" * size
     assert websocket_frame(10, b"")[0] == 0x8A

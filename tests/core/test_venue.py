@@ -31,7 +31,16 @@ class OneSymbol:
 
 
 def event(prev, final, bids=(), asks=(), time_ns=0, market=Market.SPOT, **more):
-    fields = {"e": "depthUpdate", "E": 1_700_000_000_000 + final, "s": "X", "U": prev + 1, "u": final, "b": bids, "a": asks, **more}
+    fields = {
+        "e": "depthUpdate",
+        "E": 1_700_000_000_000 + final,
+        "s": "X",
+        "U": prev + 1,
+        "u": final,
+        "b": bids,
+        "a": asks,
+        **more,
+    }
     return VenueMessage(time_ns, market, "x@depth@100ms", json.dumps(fields).encode())
 
 

@@ -285,12 +285,12 @@ class SyntheticSource:
     def happenings(self) -> Iterator[Happening]:
         """Yield changes of books and frames, in order of time."""
         remaining = self.config.messages_count
-        for happening in self._endless():
-            if isinstance(happening, VenueMessage):
-                if remaining == 0:
-                    return
-                remaining = None if remaining is None else remaining - 1
+        endless = self._endless()
+        while remaining is None or remaining > 0:
+            happening = next(endless)
             yield happening
+            if remaining is not None and isinstance(happening, VenueMessage):
+                remaining -= 1
 
     def _endless(self) -> Iterator[Happening]:
         symbols = self._make_symbols()
