@@ -1,0 +1,212 @@
+"""`twintape record`: record streams until told to stop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from twintape.core.settings import RecordSettings
+    from twintape.io.collector import Collector
+
+__all__ = ["record"]
+
+LIVE_REFRESH_S = 0.5
+
+
+def record(
+    symbols: Annotated[list[str] | None, typer.Argument(help="Symbols, such as BTCUSDT.", show_default=False)] = None,
+    market: Annotated[str, typer.Option(help="spot, usdm or coinm: the market of all symbols named here.")] = "spot",
+    collector: Annotated[str | None, typer.Option(help="This collector's name; default: made from the host name.")] = None,
+    store: Annotated[str | None, typer.Option(help="Where sealed segments go, such as s3://bucket/prefix.")] = None,
+    spool: Annotated[str | None, typer.Option(help="Local directory that keeps them until then.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; options win over it.")] = None,
+    stream: Annotated[
+        list[str] | None, typer.Option(help="Stream of every symbol (depth@100ms, bookTicker, trade, …); repeatable.")
+    ] = None,
+    websocket: Annotated[str | None, typer.Option(help="Websocket address instead of the market's own.")] = None,
+    rest: Annotated[str | None, typer.Option(help="REST address instead of the market's own.")] = None,
+    acknowledge_fd: Annotated[
+        int | None, typer.Option(help="Report every returned write and sync to this file descriptor.")
+    ] = None,
+    duration: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics and /status on this loopback port.")] = None,
+) -> None:
+    """Record streams to the object store until SIGTERM or Ctrl-C."""
+    import asyncio
+
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        loop_factory = None
+    else:
+        loop_factory = uvloop.new_event_loop
+
+    overrides: dict[str, object] = {"collector": collector, "store": store, "spool": spool, "metrics_port": metrics_port}
+    entry = {"market": market, "symbols": symbols or [], "streams": stream or [], "websocket": websocket, "rest": rest}
+    settings = _settings(config, {name: value for name, value in overrides.items() if value is not None}, entry)
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_record(settings, acknowledge_fd=acknowledge_fd, duration_s=duration))
+
+
+def _settings(config: Path | None, overrides: dict[str, object], entry: dict[str, Any]) -> RecordSettings:
+    """Return the settings of file and command line together.
+
+    Raises:
+        ConfigError: They are wrong, contradict each other, or the file cannot be read.
+    """
+    import socket
+
+    from twintape.core.errors import ConfigError
+    from twintape.core.settings import collector_name, parse_record_settings
+
+    try:
+        text = "" if config is None else config.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {config}: {error}") from error
+    if entry["symbols"] or entry["streams"]:
+        if "[[markets]]" in text:
+            raise ConfigError("symbols and streams are given both here and in the configuration", hint="give them in one place")
+        overrides["markets"] = [entry]
+    default = f'collector = "{collector_name(socket.gethostname())}"\n'
+    named = any(line.partition("=")[0].strip() == "collector" for line in text.splitlines())
+    return parse_record_settings(text if named else default + text, overrides=overrides)
+
+
+def _acknowledge(fd: int | None) -> Callable[[str, str, int], None] | None:
+    """Return what reports a write or sync to the file descriptor; called in the writer's thread."""
+    import os
+
+    if fd is None:
+        return None
+    descriptor = fd
+
+    def report(kind: str, path: str, offset: int) -> None:
+        os.write(descriptor, f"{kind} {path} {offset}\n".encode())
+
+    return report
+
+
+async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, duration_s: float | None) -> None:
+    import asyncio
+    import random
+    import secrets
+    import signal
+    import sys
+    from contextlib import AsyncExitStack
+    from importlib.metadata import version
+
+    from twintape.io.clock import SystemClock
+    from twintape.io.collector import Collector
+    from twintape.io.dialer import PicowsDialer
+    from twintape.io.disk import PosixDisk
+    from twintape.io.http import AiohttpRest
+    from twintape.io.journal import BackgroundStream, json_journal
+    from twintape.io.spool import Spool, SpoolLimits
+    from twintape.io.status import StatusServer
+    from twintape.io.store import open_store
+    from twintape.io.upload import upload_one
+
+    clock, disk, run, draw = SystemClock(), PosixDisk(settings.spool), secrets.token_hex(16), random.SystemRandom().random
+    store = open_store(settings.store)
+    limits = SpoolLimits(
+        held_size=2 * settings.queue_mebibytes << 20
+    )  # sockets are paused long before the spool would lose lines
+    spools = {
+        entry.market: Spool(
+            disk,
+            collector=settings.collector,
+            market=entry.market,
+            run=run,
+            version=version("twintape"),
+            draw_chain_id=lambda: secrets.token_hex(8),
+            limits=limits,
+            acknowledge=_acknowledge(acknowledge_fd),
+        )
+        for entry in settings.markets
+    }
+
+    async def read(path: str) -> bytes:
+        return await asyncio.to_thread(disk.read, path)
+
+    stream = BackgroundStream(sys.stderr)
+    async with AsyncExitStack() as stack:
+        stack.callback(stream.close)
+        http = await stack.enter_async_context(AiohttpRest(clock))
+        collector = Collector(
+            settings,
+            clock=clock,
+            dialer=PicowsDialer(),
+            rest=http,
+            spools=spools,
+            upload=lambda sealed: upload_one(store, sealed, read=read, sleep=clock.sleep, draw=draw),
+            draw=draw,
+            journal=json_journal(stream) if not sys.stderr.isatty() else _TerminalJournal(),
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, collector.stop, signal.Signals(number).name)
+        if duration_s is not None:
+            loop.call_later(duration_s, collector.stop, "duration")
+        if settings.metrics_port:
+            await stack.enter_async_context(StatusServer(collector, settings.metrics_port))
+        if sys.stderr.isatty():
+            live = asyncio.create_task(_live_line(collector))
+            stack.callback(live.cancel)
+        await collector.run()
+
+
+class _TerminalJournal:
+    """Log lines for people: what somebody should know, above the live line."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(stderr=True, highlight=False)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Print a few milestones; the live line says the rest."""
+        if event in ("recording", "stopping", "stopped"):
+            self._print("", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Print in yellow."""
+        self._print("yellow", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Print in red."""
+        self._print("red", event, fields)
+
+    def _print(self, style: str, event: str, fields: dict[str, Any]) -> None:
+        details = " ".join(f"{name}={value}" for name, value in fields.items())
+        self.console.print(f"{event} {details}", style=style, markup=False, soft_wrap=True)
+
+
+async def _live_line(collector: Collector) -> None:
+    """Keep one line on the terminal that says how it goes."""
+    import asyncio
+
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    from twintape.core.session import State
+
+    before = 0
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False, redirect_stderr=True) as live:
+        while True:
+            lines = sum(state.lines for state in collector.markets.values())
+            size = sum(state.size for state in collector.markets.values())
+            spool = sum(known.used_bytes for known in collector.writer.status.values())
+            open_count = sum(session.state is State.OPEN for session in collector.links)
+            text = (
+                f"{(lines - before) / LIVE_REFRESH_S:8.0f} frames/s  {size / 1e6:10.1f} MB heard  {open_count} connections  "
+                f"{spool / 1e6:8.1f} MB in the spool  {collector.shipper.uploaded} uploaded, {collector.shipper.waiting} waiting"
+            )
+            before = lines
+            live.update(Text(text, no_wrap=True), refresh=True)
+            await asyncio.sleep(LIVE_REFRESH_S)

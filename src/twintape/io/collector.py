@@ -1,0 +1,555 @@
+"""The collector: keeps every connection of its settings alive, hands every line to the writer, and ships what is sealed.
+
+Everything here runs in one event loop and on ports. What a connection does is decided by `core.session`, when connections are made and
+retired by `core.shard`; this module carries their decisions out. A task or callback that raises ends the process with that error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+from twintape.core.budget import SECOND_NS, WeightBudget, attempt_window
+from twintape.core.markets import RULES, Market, depth_url, depth_weight
+from twintape.core.session import (
+    AbortSocket,
+    Action,
+    CloseSocket,
+    CutSegment,
+    Ended,
+    FetchSnapshot,
+    Notice,
+    Ping,
+    Pong,
+    Replace,
+    Send,
+    Session,
+    State,
+)
+from twintape.core.settings import MarketSettings, RecordSettings, shards
+from twintape.core.shard import Dial, Retire, Shard
+from twintape.core.wire import clock_line, snapshot_line, suspect_line
+from twintape.io.ports import Clock, Dialer, Rest, RestAnswer, Socket
+from twintape.io.rest import SnapshotFetcher, Wish
+from twintape.io.shipper import Shipper
+from twintape.io.spool import SealedFile, Spool
+from twintape.io.writer import Writer
+
+__all__ = ["Collector", "Journal"]
+
+DIAL_TIMEOUT_S = 10.0
+FLUSH_S = 0.02
+"""Lines are handed to the writer in batches no older than this."""
+TICK_MAX_S = 0.25
+TICK_MIN_S = 0.01
+CLOCK_LINE_NS = 60 * SECOND_NS
+CLOSE_WAIT_S = 6.0
+"""How long a stop waits for connections to end."""
+QUEUE_LOW_SHARE = 0.5
+"""Sockets are read again when the queue has fallen to this part of its limit."""
+
+
+class Journal(Protocol):
+    """Takes log lines: a fixed event name and fields."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """Take something normal."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Take something somebody should know."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Take something somebody should act on."""
+
+
+ALARMING = frozenset({"queue_full", "rest_blocked", "upload_failing", "upload_damaged", "spool_alarm", "subscribe_refused"})
+WARNING = frozenset(
+    {"gap", "epoch", "silent", "peer_vanished", "clock_step", "snapshot_given_up", "server_shutdown", "dial_failed", "spool_note"}
+)
+ROUTINE = frozenset({"id_irregular", "frame_of_no_stream", "gap_covered", "frame_not_text", "depth_without_ids"})
+"""Counted always, logged only now and then: one bad stream must not fill the log."""
+LOG_ROUTINE_EVERY = 1000
+
+
+class Link:
+    """One connection: the socket's listener and the hands of its session."""
+
+    def __init__(self, collector: Collector, shard: Shard, session: Session) -> None:
+        self.shard = shard
+        self.session = session
+        self.market = shard.market
+        self.socket: Socket | None = None
+        self.recording = False
+        self.clock_ns = 0
+        self._collector = collector
+        self._monotonic_ns = collector.clock.monotonic_ns
+
+    # SocketListener: what these raise would be swallowed by the library that calls them, hence the guard.
+
+    def on_frame(self, opcode: int, payload: bytes) -> None:
+        """Take a data frame."""
+        try:
+            actions = self.session.frame(opcode, payload, self._monotonic_ns())
+            if actions:
+                self.perform(actions)
+            if not self._collector.dirty:
+                self._collector.mark_dirty()
+        except Exception as error:  # noqa: BLE001 - the outermost frame of a callback; the error ends the process
+            self._collector.fail(error)
+
+    def on_ping(self, payload: bytes) -> None:
+        """Take a ping."""
+        self._guarded(lambda: self.session.ping(payload, self._monotonic_ns()))
+
+    def on_pong(self, payload: bytes) -> None:  # noqa: ARG002 - any pong proves that somebody is there
+        """Take a pong."""
+        self._guarded(lambda: self.session.pong(self._monotonic_ns()))
+
+    def on_closed(self, code: int | None, reason: str) -> None:
+        """Take the end."""
+        self._guarded(lambda: self.session.closed(code, reason))
+
+    def _guarded(self, call: Callable[[], Sequence[Action]]) -> None:
+        try:
+            self.perform(call())
+        except Exception as error:  # noqa: BLE001 - as above
+            self._collector.fail(error)
+
+    def perform(self, actions: Sequence[Action]) -> None:
+        """Carry out what the session wants."""
+        for action in actions:
+            if isinstance(action, Notice):
+                self._collector.notice(action.name, connection=self.session.number, market=str(self.market), **action.details)
+            elif isinstance(action, FetchSnapshot):
+                self._collector.fetch(self.shard, action.symbol, action.reason, action.update_id)
+            elif isinstance(action, Replace):
+                self.shard.replace(self.session, action.reason)
+            elif isinstance(action, CutSegment):
+                self.flush()
+                self._collector.writer.cut(self.market, self.session.number, reason=action.reason)
+            elif isinstance(action, Ended):
+                self._collector.ended(self, action)
+            elif self.socket is not None:
+                self._send(self.socket, action)
+
+    def _send(self, socket: Socket, action: Send | Ping | Pong | CloseSocket | AbortSocket) -> None:
+        if isinstance(action, Send):
+            socket.send_text(action.text)
+        elif isinstance(action, Pong):
+            socket.pong(action.payload)
+        elif isinstance(action, Ping):
+            socket.ping(action.payload)
+        elif isinstance(action, CloseSocket):
+            socket.close()
+        else:
+            socket.abort()
+
+    def flush(self) -> None:
+        """Hand the lines so far to the writer."""
+        lines, size = self.session.take_lines()
+        if not lines:
+            return
+        self._collector.heard(self.market, len(lines), size)
+        self._collector.writer.write(self.market, self.session.number, lines, size)
+
+
+@dataclass
+class _MarketState:
+    """What a run knows of one market."""
+
+    settings: MarketSettings
+    connections: int = 0
+    lines: int = 0
+    size: int = 0
+    checkpoint_ns: int = 0
+    checkpoint_index: int = 0
+    shard_of: dict[str, Shard] = field(default_factory=dict)
+
+    def next_number(self) -> int:
+        self.connections += 1
+        return self.connections
+
+
+class Collector:
+    """One recording process.
+
+    Args:
+        settings: What to record.
+        clock: The time.
+        dialer: Opens websockets.
+        rest: Fetches snapshots.
+        spools: One per market of the settings; used by the writer alone from here on.
+        upload: Puts one sealed file into the store (see `io.upload.upload_one`).
+        draw: Returns a random number in [0, 1).
+        journal: Takes log lines.
+        threaded: False runs the writer's steps in the event loop (for simulations).
+    """
+
+    def __init__(
+        self,
+        settings: RecordSettings,
+        *,
+        clock: Clock,
+        dialer: Dialer,
+        rest: Rest,
+        spools: Mapping[Market, Spool],
+        upload: Callable[[SealedFile], Awaitable[None]],
+        draw: Callable[[], float],
+        journal: Journal,
+        threaded: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.counts: Counter[str] = Counter()
+        self.markets = {entry.market: _MarketState(entry) for entry in settings.markets}
+        self.links: dict[Session, Link] = {}
+        self.dirty = False
+        self.paused = False
+        self.loop_lag_ns = 0
+        self.shards: list[Shard] = []
+        self.writer = Writer(
+            spools,
+            clock,
+            queue_bytes=settings.queue_mebibytes << 20,
+            on_sealed=self._sealed,
+            on_notice=self.report,
+            threaded=threaded,
+        )
+        self.shipper = Shipper(
+            upload,
+            clock,
+            draw=draw,
+            on_confirmed=self.writer.confirmed,
+            on_damaged=self.writer.damaged,
+            on_notice=self.report,
+        )
+        self.fetcher = SnapshotFetcher(rest, clock, pools=self._pools(), draw=draw, notice=self.report)
+        self._paused_ns = 0
+        self._dialer = dialer
+        self._draw = draw
+        self._journal = journal
+        self._dirty_event = asyncio.Event()
+        self._stop_event = asyncio.Event()
+        self._stop_reason = ""
+        self._error: BaseException | None = None
+        self._group: asyncio.TaskGroup | None = None
+        self._dials: set[asyncio.Task[None]] = set()
+
+    def _pools(self) -> dict[str, WeightBudget]:
+        rules = [RULES[market] for market in self.markets]
+        return {rule.weight_pool: WeightBudget(rule.weight_per_minute, self.settings.weight_share) for rule in rules}
+
+    # --- life ------------------------------------------------------------------------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        """Stop in order; `run` returns when everything is closed, sealed and, as far as time allows, uploaded."""
+        if not self._stop_event.is_set():
+            self._stop_reason = reason
+            self._stop_event.set()
+
+    def fail(self, error: BaseException) -> None:
+        """End the process because of an error that nobody is there to handle."""
+        self._error = self._error or error
+        self._stop_event.set()
+
+    async def run(self) -> None:
+        """Record until `stop`.
+
+        Raises:
+            BaseException: Whatever a task or a callback died of; what was heard until then is still written if the writer lives.
+        """
+        finished = self.writer.start()
+        self._make_shards()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                tasks = [group.create_task(self._tick_for_ever()), group.create_task(self._flush_for_ever())]
+                tasks += [group.create_task(self.shipper.run()) for _ in range(self.settings.uploads)]
+                tasks += [group.create_task(self.fetcher.run(pool)) for pool in self.fetcher.pools]
+                tasks.append(group.create_task(self._watch(finished)))
+                self._journal.info("recording", collector=self.settings.collector, shards=len(self.shards))
+                await self._stop_event.wait()
+                if self._error is not None:
+                    raise self._error
+                await self._shut_down()
+                for task in tasks:
+                    task.cancel()
+        except BaseExceptionGroup as errors:
+            await self._save_what_was_heard(finished)
+            raise errors.exceptions[0] from None
+        await self.writer.end()
+
+    async def _watch(self, finished: asyncio.Future[None]) -> None:
+        """Die with the writer."""
+        await asyncio.shield(finished)
+
+    async def _save_what_was_heard(self, finished: asyncio.Future[None]) -> None:
+        if not finished.done():
+            for link in self.links.values():
+                link.flush()
+            await self.writer.end()
+
+    async def _shut_down(self) -> None:
+        self._journal.info("stopping", reason=self._stop_reason)
+        now_ns = self.clock.monotonic_ns()
+        for shard in self.shards:
+            for retire in shard.stop(self._stop_reason):
+                link = self.links[retire.session]
+                link.perform(retire.session.stop(now_ns, retire.reason))
+        for dial in self._dials:
+            dial.cancel()
+        until_ns = now_ns + int(CLOSE_WAIT_S * SECOND_NS)
+        while self._recording() and self.clock.monotonic_ns() < until_ns:
+            await self.clock.sleep(TICK_MIN_S)
+        for link in list(self.links.values()):
+            self.ended(link, Ended(self._stop_reason, None))
+            if link.socket is not None:
+                link.socket.abort()
+        await self._ship_the_rest()
+        self._journal.info(
+            "stopped", lines=sum(state.lines for state in self.markets.values()), not_uploaded=self.shipper.waiting
+        )
+
+    async def _ship_the_rest(self) -> None:
+        until_ns = self.clock.monotonic_ns() + int(self.settings.stop_seconds * SECOND_NS)
+        await self.writer.barrier()
+        while self.shipper.waiting and self.clock.monotonic_ns() < until_ns:
+            await self.shipper.drain(until_ns)
+            await self.writer.barrier()  # what the store has makes room for the next files to be handed out
+
+    def _recording(self) -> bool:
+        return any(link.recording for link in self.links.values())
+
+    def _make_shards(self) -> None:
+        now_ns = self.clock.monotonic_ns()
+        attempts = attempt_window()
+        for market, state in self.markets.items():
+            for names in shards(state.settings.stream_names(), self.settings.streams_per_connection):
+                shard = Shard(
+                    market=market,
+                    streams=names,
+                    base=state.settings.websocket,
+                    attempts=attempts,
+                    next_number=state.next_number,
+                    draw=self._draw,
+                    rotate_ns=int(self.settings.rotate_hours * 3600 * SECOND_NS),
+                    now_ns=now_ns,
+                )
+                self.shards.append(shard)
+                for memory in shard.memories:
+                    if memory.depth:
+                        state.shard_of[memory.symbol] = shard
+            state.checkpoint_ns = now_ns + self._checkpoint_interval_ns(state)
+
+    # --- tasks -----------------------------------------------------------------------------------------------------------------
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await self._dirty_event.wait()
+            await self.clock.sleep(FLUSH_S)
+            self._dirty_event.clear()
+            self.dirty = False
+            for link in self.links.values():
+                link.flush()
+            if self.writer.full and not self.paused:
+                self._pause()
+
+    def mark_dirty(self) -> None:
+        """Have the lines handed over soon."""
+        self.dirty = True
+        self._dirty_event.set()
+
+    async def _tick_for_ever(self) -> None:
+        while True:
+            now_ns, wall_ns = self.clock.monotonic_ns(), self.clock.wall_ns()
+            if self.paused and self.writer.waiting_bytes <= self.writer.queue_bytes * QUEUE_LOW_SHARE:
+                self._resume(now_ns)
+            deadline_ns = now_ns + int(TICK_MAX_S * SECOND_NS)
+            for shard in self.shards:
+                for order in shard.tick(now_ns, wall_ns, may_dial=self._may_dial()):
+                    self._obey(shard, order, now_ns)
+                deadline_ns = min(deadline_ns, shard.deadline_ns())
+            if not self.paused:
+                for link in list(self.links.values()):
+                    self._tick_link(link, now_ns, wall_ns)
+                    deadline_ns = min(deadline_ns, link.session.deadline_ns())
+            for state in self.markets.values():
+                self._checkpoint(state, now_ns)
+            self.writer.tick()
+            wait_s = max(TICK_MIN_S, (deadline_ns - now_ns) / SECOND_NS)
+            await self.clock.sleep(wait_s)
+            self.loop_lag_ns = max(0, self.clock.monotonic_ns() - now_ns - int(wait_s * SECOND_NS))
+
+    def _may_dial(self) -> bool:
+        return not self.paused and not self.writer.disk_refuses
+
+    def _obey(self, shard: Shard, order: Dial | Retire, now_ns: int) -> None:
+        if isinstance(order, Retire):
+            self.links[order.session].perform(order.session.stop(now_ns, order.reason))
+            return
+        link = self.links[order.session] = Link(self, shard, order.session)
+        assert self._group is not None
+        task = self._group.create_task(self._dial(link))
+        self._dials.add(task)
+        task.add_done_callback(self._dials.discard)
+
+    def _tick_link(self, link: Link, now_ns: int, wall_ns: int) -> None:
+        session = link.session
+        if session.deadline_ns() <= now_ns:
+            link.perform(session.tick(now_ns, wall_ns))
+        if link.recording and now_ns - link.clock_ns >= CLOCK_LINE_NS:
+            self._clock_line(link, now_ns, wall_ns)
+        if session.lines and not self.dirty:
+            self.mark_dirty()
+
+    async def _dial(self, link: Link) -> None:
+        session = link.session
+        self.counts["dials"] += 1
+        try:
+            link.socket = await self._dialer.dial(session.url, link, timeout_s=DIAL_TIMEOUT_S)
+        except OSError as error:
+            self.notice("dial_failed", market=str(link.market), url=session.url[:200], error=str(error))
+            if link.session in self.links:
+                link.perform(session.failed(str(error)))
+            return
+        if session not in self.links:  # given up by a stop
+            link.socket.abort()
+            return
+        now_ns, wall_ns = self.clock.monotonic_ns(), self.clock.wall_ns()
+        streams = [memory.name for memory in link.shard.memories]
+        self.writer.open(link.market, session.number, url=session.url, streams=streams)
+        link.recording = True
+        actions = session.opened(now_ns, wall_ns)
+        self._clock_line(link, now_ns, wall_ns)
+        link.shard.opened(session, now_ns)
+        self.notice("connected", market=str(link.market), connection=session.number, streams=len(streams))
+        link.perform(actions)
+
+    # --- what links ask for ----------------------------------------------------------------------------------------------------
+
+    def ended(self, link: Link, action: Ended) -> None:
+        """Take the end of a connection."""
+        session = link.session
+        if self.links.pop(session, None) is None:
+            return
+        if link.recording:
+            link.recording = False
+            link.flush()
+            self.writer.close(link.market, session.number, reason=action.reason, code=action.code)
+            self.notice(
+                "disconnected", market=str(link.market), connection=session.number, reason=action.reason, code=action.code
+            )
+        link.shard.ended(session, self.clock.monotonic_ns())
+
+    def heard(self, market: Market, count: int, size: int) -> None:
+        """Take note of a batch of lines."""
+        state = self.markets[market]
+        state.lines += count
+        state.size += size
+
+    def fetch(self, shard: Shard, symbol: str, reason: str, update_id: int | None) -> None:
+        """Have a snapshot fetched and recorded on the connection that serves the shard then."""
+        state = self.markets[shard.market]
+        limit = self.settings.snapshot_limit or RULES[shard.market].depth_limit
+        url = depth_url(shard.market, symbol, limit, base=state.settings.rest)
+        self.fetcher.ask(
+            Wish(
+                market=shard.market,
+                symbol=symbol,
+                url=url,
+                weight=depth_weight(shard.market, limit),
+                reason=reason,
+                urgent=reason != "checkpoint",
+                update_id=update_id,
+                deliver=partial(self._deliver, shard, symbol, url),
+            )
+        )
+
+    def _deliver(self, shard: Shard, symbol: str, url: str, answer: RestAnswer) -> None:
+        link = next(
+            (self.links.get(s) for s in (shard.serving, shard.candidate) if s is not None and s.state is State.OPEN), None
+        )
+        if link is None or not link.recording:
+            self.notice("snapshot_homeless", symbol=symbol)
+            return
+        self.counts["snapshots"] += 1
+        response_ns = link.session.stamp(self.clock.monotonic_ns())
+        line = snapshot_line(
+            symbol=symbol,
+            url=url,
+            request_time_ns=response_ns - (answer.response_time_ns - answer.request_time_ns),
+            response_time_ns=response_ns,
+            status=answer.status,
+            body=answer.body,
+        )
+        link.session.append(response_ns, line)
+        self.mark_dirty()
+
+    def _clock_line(self, link: Link, now_ns: int, wall_ns: int) -> None:
+        link.clock_ns = now_ns
+        quality = self.clock.quality()
+        line = clock_line(
+            wall_ns=wall_ns,
+            monotonic_ns=now_ns,
+            offset_ns=quality.offset_ns,
+            error_ns=quality.error_ns,
+            source=quality.source,
+        )
+        link.session.record(line, now_ns)
+        self.mark_dirty()
+
+    def _checkpoint_interval_ns(self, state: _MarketState) -> int:
+        return int(self.settings.snapshot_minutes * 60 * SECOND_NS / max(1, len(state.shard_of)))
+
+    def _checkpoint(self, state: _MarketState, now_ns: int) -> None:
+        """Ask for the snapshot of one symbol after the other, spread evenly."""
+        if not self.settings.snapshot_minutes or not state.shard_of or now_ns < state.checkpoint_ns:
+            return
+        state.checkpoint_ns = now_ns + self._checkpoint_interval_ns(state)
+        symbol, shard = list(state.shard_of.items())[state.checkpoint_index % len(state.shard_of)]
+        state.checkpoint_index += 1
+        self.fetch(shard, symbol, "checkpoint", None)
+
+    # --- pressure --------------------------------------------------------------------------------------------------------------
+
+    def _pause(self) -> None:
+        self.paused = True
+        self._paused_ns = self.clock.monotonic_ns()
+        self.notice("queue_full", waiting_bytes=self.writer.waiting_bytes)
+        for link in self.links.values():
+            if link.socket is not None:
+                link.socket.pause()
+
+    def _resume(self, now_ns: int) -> None:
+        self.paused = False
+        self.notice("queue_drained", seconds=round((now_ns - self._paused_ns) / SECOND_NS, 3))
+        for link in self.links.values():
+            if link.socket is not None and link.recording:
+                to_ns = link.session.stamp(now_ns)
+                from_ns = to_ns - (now_ns - self._paused_ns)
+                link.session.append(to_ns, suspect_line(from_ns=from_ns, to_ns=to_ns, streams=None, reason="queue full"))
+                link.session.resumed(now_ns)
+                link.socket.resume()
+        self.mark_dirty()
+
+    # --- reports ---------------------------------------------------------------------------------------------------------------
+
+    def _sealed(self, market: Market, files: Sequence[SealedFile]) -> None:
+        self.counts["sealed"] += len(files)
+        self.shipper.add(market, files)
+
+    def report(self, name: str, details: Mapping[str, Any]) -> None:
+        """Count and log something."""
+        self.counts[name] += 1
+        if name in ROUTINE and self.counts[name] % LOG_ROUTINE_EVERY != 1:
+            return
+        log = self._journal.error if name in ALARMING else self._journal.warning if name in WARNING else self._journal.info
+        log(name, **details)
+
+    def notice(self, name: str, **details: Any) -> None:
+        """Count and log something."""
+        self.report(name, details)

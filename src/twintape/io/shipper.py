@@ -1,0 +1,106 @@
+"""Sealed files on their way to the store: oldest first, a few at a time, for as long as it takes.
+
+A store that is away costs nothing but time: the files stay in the spool, and each comes back to the end of the queue after a growing pause
+until the store has shown that it holds the bytes; only then is the spool told to let go of its copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from twintape.core.errors import CorruptionError, StoreError
+from twintape.core.markets import Market
+from twintape.io.ports import Clock
+from twintape.io.spool import SealedFile
+
+__all__ = ["Shipper"]
+
+BACKOFF_BASE_S = 1.0
+BACKOFF_MAX_S = 60.0
+POLL_S = 0.05
+
+
+class Shipper:
+    """Uploads what is sealed. The queue is bounded by how many files the spool names at once.
+
+    Args:
+        upload: Puts one sealed file into the store and returns when the store has shown that it has it.
+        clock: The time, for pauses.
+        draw: Returns a random number in [0, 1).
+        on_confirmed: Takes `(market, file)` once the store has it.
+        on_damaged: Takes `(market, file, detail)` of a file that is not what was sealed.
+        on_notice: Takes `(name, details)`.
+    """
+
+    def __init__(
+        self,
+        upload: Callable[[SealedFile], Awaitable[None]],
+        clock: Clock,
+        *,
+        draw: Callable[[], float],
+        on_confirmed: Callable[[Market, SealedFile], None],
+        on_damaged: Callable[[Market, SealedFile, str], None],
+        on_notice: Callable[[str, Mapping[str, Any]], None],
+    ) -> None:
+        self.uploaded = 0
+        self.uploaded_bytes = 0
+        self.failures = 0
+        self._upload = upload
+        self._clock = clock
+        self._draw = draw
+        self._on_confirmed = on_confirmed
+        self._on_damaged = on_damaged
+        self._on_notice = on_notice
+        self._queue: asyncio.Queue[tuple[Market, SealedFile]] = asyncio.Queue()
+        self._active = 0
+        self._failures_in_a_row = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many of the files handed over the store does not have yet."""
+        return self._queue.qsize() + self._active
+
+    def add(self, market: Market, files: Sequence[SealedFile]) -> None:
+        """Take sealed files, oldest first."""
+        for sealed in files:
+            self._queue.put_nowait((market, sealed))
+
+    async def run(self) -> None:
+        """Upload, for ever; several of these run at once."""
+        while True:
+            market, sealed = await self._queue.get()
+            self._active += 1
+            done = await self._ship(market, sealed)
+            self._active -= 1
+            if not done:
+                self._queue.put_nowait((market, sealed))
+
+    async def drain(self, until_ns: int) -> None:
+        """Wait until the store has everything handed over, or until that monotonic time."""
+        while self.waiting and self._clock.monotonic_ns() < until_ns:
+            await self._clock.sleep(POLL_S)
+
+    async def _ship(self, market: Market, sealed: SealedFile) -> bool:
+        """Return whether the file is out of our hands."""
+        try:
+            await self._upload(sealed)
+        except CorruptionError as error:
+            self._on_notice("upload_damaged", {"market": str(market), "path": sealed.path, "error": str(error)})
+            self._on_damaged(market, sealed, str(error))
+            return True
+        except (StoreError, OSError) as error:
+            self.failures += 1
+            self._failures_in_a_row += 1
+            self._on_notice("upload_failing", {"market": str(market), "key": sealed.key, "error": str(error)[:500]})
+            pause_s = min(BACKOFF_MAX_S, BACKOFF_BASE_S * 2.0 ** min(self._failures_in_a_row - 1, 10))
+            await self._clock.sleep(pause_s * (0.5 + 0.5 * self._draw()))
+            return False
+        if self._failures_in_a_row:
+            self._failures_in_a_row = 0
+            self._on_notice("upload_recovered", {"market": str(market)})
+        self.uploaded += 1
+        self.uploaded_bytes += sealed.size
+        self._on_confirmed(market, sealed)
+        return True

@@ -1,0 +1,149 @@
+"""`/metrics` for Prometheus and `/status` as JSON, on loopback. Everything is read when somebody asks; recording pays nothing for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector as MetricsSource
+
+from twintape.core.session import State
+from twintape.io.collector import Collector
+
+__all__ = ["StatusServer", "status"]
+
+HOST = "127.0.0.1"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def status(collector: Collector) -> dict[str, Any]:
+    """Return what there is to know about a running collector, as JSON values."""
+    now_ns = collector.clock.monotonic_ns()
+    return {
+        "collector": collector.settings.collector,
+        "paused": collector.paused,
+        "loop_lag_s": round(collector.loop_lag_ns / 1e9, 6),
+        "queue_bytes": collector.writer.waiting_bytes,
+        "queue_limit_bytes": collector.writer.queue_bytes,
+        "markets": {
+            str(market): {
+                "lines": state.lines,
+                "bytes": state.size,
+                "connections_made": state.connections,
+                "spool_used_bytes": collector.writer.status[market].used_bytes,
+                "spool_held_bytes": collector.writer.status[market].held_bytes,
+                "spool_lost_lines": collector.writer.status[market].lost_count,
+                "spool_alarm": collector.writer.status[market].alarm,
+            }
+            for market, state in collector.markets.items()
+        },
+        "connections": [
+            {
+                "market": str(link.market),
+                "connection": session.number,
+                "state": session.state.value,
+                "streams": len(session.streams),
+                "frames": session.frames,
+                "gaps": session.gaps,
+                "age_s": round((now_ns - session.opened_ns) / 1e9, 3),
+                "silent_s": round((now_ns - session.last_data_ns) / 1e9, 3),
+            }
+            for session, link in collector.links.items()
+        ],
+        "uploads": {
+            "waiting": collector.shipper.waiting,
+            "done": collector.shipper.uploaded,
+            "bytes": collector.shipper.uploaded_bytes,
+            "failures": collector.shipper.failures,
+        },
+        "snapshots": {"waiting": collector.fetcher.waiting, "answers": dict(sorted(collector.fetcher.answers.items()))},
+        "events": dict(sorted(collector.counts.items())),
+    }
+
+
+class _Source(MetricsSource):
+    """Turns the state into metrics when it is asked to."""
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
+        collector = self._collector
+        lines = CounterMetricFamily("twintape_lines", "Lines recorded", labels=["market"])
+        size = CounterMetricFamily("twintape_line_bytes", "Bytes of lines recorded", labels=["market"])
+        lost = CounterMetricFamily("twintape_spool_lost_lines", "Lines that found no room", labels=["market"])
+        spool = GaugeMetricFamily("twintape_spool_used_bytes", "Bytes on the spool's disk", labels=["market"])
+        alarm = GaugeMetricFamily("twintape_spool_alarm", "0 fine to 3 full or failing", labels=["market"])
+        for market, state in collector.markets.items():
+            known = collector.writer.status[market]
+            lines.add_metric([market], state.lines)
+            size.add_metric([market], state.size)
+            lost.add_metric([market], known.lost_count)
+            spool.add_metric([market], known.used_bytes)
+            alarm.add_metric([market], known.alarm)
+        events = CounterMetricFamily("twintape_events", "Events by name, as in the log", labels=["event"])
+        for name, count in collector.counts.items():
+            events.add_metric([name], count)
+        answers = CounterMetricFamily("twintape_rest_answers", "REST answers by status", labels=["status"])
+        for code, count in collector.fetcher.answers.items():
+            answers.add_metric([str(code)], count)
+        yield from (lines, size, lost, spool, alarm, events, answers)
+        silent_ns = [
+            collector.clock.monotonic_ns() - session.last_data_ns for session in collector.links if session.state is State.OPEN
+        ]
+        gauges = {
+            "twintape_connections": ("Connections open", len(silent_ns)),
+            "twintape_silent_seconds_max": ("Longest time since a connection's last frame", max(silent_ns, default=0) / 1e9),
+            "twintape_queue_bytes": ("Bytes waiting for the disk", collector.writer.waiting_bytes),
+            "twintape_paused": ("1 while sockets are not read", int(collector.paused)),
+            "twintape_loop_lag_seconds": ("How late the event loop last was", collector.loop_lag_ns / 1e9),
+            "twintape_uploads_waiting": ("Sealed files the store does not have yet", collector.shipper.waiting),
+            "twintape_snapshots_waiting": ("Snapshots wished for", collector.fetcher.waiting),
+        }
+        for name, (text, value) in gauges.items():
+            yield GaugeMetricFamily(name, text, value)
+        yield CounterMetricFamily("twintape_uploads", "Sealed files confirmed by the store", collector.shipper.uploaded)
+        yield CounterMetricFamily(
+            "twintape_upload_failures", "Uploads that failed and were tried again", collector.shipper.failures
+        )
+
+
+class StatusServer:
+    """Serves one collector's state on loopback; an asynchronous context manager.
+
+    Args:
+        collector: Whose state.
+        port: TCP port; 0 takes any, and `port` says which once entered.
+    """
+
+    def __init__(self, collector: Collector, port: int) -> None:
+        self.port = port
+        self._collector = collector
+        self._registry = CollectorRegistry()
+        self._registry.register(_Source(collector))
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> StatusServer:
+        application = web.Application()
+        application.router.add_get("/metrics", self._metrics)
+        application.router.add_get("/status", self._status)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE})
+
+    async def _status(self, _: web.Request) -> web.Response:
+        return web.json_response(status(self._collector))
