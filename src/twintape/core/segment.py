@@ -52,7 +52,7 @@ from twintape.core.index import (
 from twintape.core.markets import Market
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd  # pragma: no cover
 else:
     from backports import zstd
 
@@ -223,7 +223,7 @@ def _open_fields(lines: Sequence[Line]) -> tuple[int | None, list[str]]:
 
 
 def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -> Iterator[list[int]]:
-    """Cut one stream's lines into blocks: at most `BLOCK_TEXT_SIZE` of text (or one line), and one exchange date."""
+    """Cut one stream's lines, at least one, into blocks: at most `BLOCK_TEXT_SIZE` of text (or one line), and one exchange date."""
     chunk: list[int] = []
     text_size, day = 0, None
     for member in members:
@@ -233,8 +233,7 @@ def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -
         chunk.append(member)
         text_size += sizes[member]
         day = days[member]
-    if chunk:
-        yield chunk
+    yield chunk
 
 
 def _date(day: int) -> str:
