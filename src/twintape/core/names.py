@@ -334,7 +334,7 @@ def parse_table_key(key: str) -> TableKey | None:
 
 
 def receipt_key(write_id: str, name: str) -> str:
-    """Return the key of a deletion's receipt; `name` is `plan` or `done`.
+    """Return the key of a deletion's receipt; `name` is `plan`, `done` or `clock`.
 
     >>> receipt_key("00112233aabbccdd", "plan")
     'receipt/v1/00112233aabbccdd/plan.json'
@@ -342,5 +342,5 @@ def receipt_key(write_id: str, name: str) -> str:
     Raises:
         ValueError: A part is not of its form.
     """
-    valid = _WRITE_ID.fullmatch(write_id) is not None and name in ("plan", "done")
+    valid = _WRITE_ID.fullmatch(write_id) is not None and name in ("plan", "done", "clock")
     return _checked(f"receipt/v1/{write_id}/{name}.json", valid)

@@ -37,7 +37,7 @@ from twintape.core.wire import decode_snapshot, recorded_snapshot
 from twintape.io.disk import PosixDisk
 from twintape.io.ports import Disk
 
-__all__ = ["BlockRef", "DayResult", "DayTask", "merge_day", "read_book", "verify_task"]
+__all__ = ["BlockRef", "DayResult", "DayTask", "merge_day", "read_book", "read_snapshots", "verify_task"]
 
 _LIMIT = re.compile(rb'"url":"[^"]*[?&]limit=(\d{1,5})')
 
@@ -377,3 +377,12 @@ def read_book(data: bytes, kind: str) -> BookRow | None:
         if row["kind"] == kind:
             return _book(row)
     return None
+
+
+def read_snapshots(data: bytes) -> list[tuple[str, str | None, BookRow]]:
+    """Return every row of a snapshot table as `(kind, verdict, book)`, in its order.
+
+    Raises:
+        CorruptionError: The table is damaged.
+    """
+    return [(row["kind"], row["verdict"], _book(row)) for row in _rows(data)]

@@ -1,0 +1,351 @@
+"""`merge`, `verify`, `proof`, `prune`, `nightly`: from raw recordings to a proven archive, and only then less raw data."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from twintape.cli.common import (
+    DEFAULT_STORE,
+    FINDINGS,
+    check_date,
+    guarded,
+    markets_of,
+    merge_run,
+    plain,
+    print_json,
+    progress,
+    run_async,
+    size_text,
+    table,
+)
+
+if TYPE_CHECKING:
+    from twintape.core.manifest import Proof
+    from twintape.io.merge import DayOutcome
+    from twintape.io.prune import PrunePlan
+
+__all__ = ["merge", "nightly", "proof", "prune", "verify"]
+
+StoreOption = Annotated[str, typer.Option(help="Where segments and archive are: a directory, s3://…, gs://…, az://….")]
+MarketOption = Annotated[str | None, typer.Option(help="Only this market: spot, usdm or coinm.")]
+SymbolOption = Annotated[list[str] | None, typer.Option(help="Only this symbol; repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Days computed at the same time.")]
+ScratchOption = Annotated[str | None, typer.Option(help="Directory for raw objects while they are merged.")]
+
+
+def merge(
+    date: Annotated[str, typer.Option(help="UTC date, YYYY-MM-DD.")],
+    market: MarketOption = None,
+    symbol: SymbolOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    jobs: JobsOption = 1,
+    scratch: ScratchOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Merge the lines of all collectors of one date, prove the result, publish it. Never deletes. Safe to repeat and to interrupt.
+
+    Exit code 1 if a day is gapped or conflicted.
+    """
+    with guarded():
+        outcomes = run_async(_merge(check_date(date), market, symbol or [], store, jobs=jobs, scratch=scratch))
+    _report(outcomes, json=json)
+    if any(outcome.status in ("gapped", "conflicted") for outcome in outcomes):
+        raise SystemExit(FINDINGS)
+
+
+async def _merge(
+    date: str, market: str | None, symbols: list[str], url: str, *, jobs: int, scratch: str | None
+) -> list[DayOutcome]:
+    from twintape.io.merge import merge_date
+    from twintape.io.store import open_store
+
+    with progress() as tell:
+        async with merge_run(open_store(url), jobs=jobs, scratch=scratch, tell=tell) as run:
+            outcomes: list[DayOutcome] = []
+            for which in markets_of(market):
+                outcomes += await merge_date(run, which, date, symbols=symbols)
+            return outcomes
+
+
+def _report(outcomes: list[DayOutcome], *, json: bool) -> None:
+    if json:
+        print_json(
+            [
+                {
+                    "symbol": outcome.symbol,
+                    "stream": outcome.stream,
+                    "date": outcome.date,
+                    "status": outcome.status,
+                    "generation": outcome.generation,
+                    "fresh": outcome.fresh,
+                    "proof": outcome.proof_key,
+                }
+                for outcome in outcomes
+            ]
+        )
+        return
+    if not outcomes:
+        print("nothing is recorded for that date")
+        return
+    table(
+        ["symbol", "stream", "date", "status", "generation", ""],
+        [[o.symbol, o.stream, o.date, o.status, o.generation, "new" if o.fresh else "unchanged"] for o in outcomes],
+        right=("generation",),
+    )
+
+
+def verify(
+    date: Annotated[str | None, typer.Option(help="Only this UTC date.")] = None,
+    market: MarketOption = None,
+    symbol: SymbolOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+) -> None:
+    """Read published days back: every output against its digest, every row against the chain its proof describes.
+
+    Exit code 1 if anything is not what its proof says.
+    """
+    with guarded(), progress() as tell:
+        findings = run_async(_verify(date, market, symbol or [], store, tell))
+    if json:
+        print_json(findings)
+    else:
+        for finding in findings:
+            print(f"{finding['key']}: {finding['problem'] or 'ok'}")
+    if any(finding["problem"] for finding in findings):
+        raise SystemExit(FINDINGS)
+
+
+async def _verify(date: str | None, market: str | None, symbols: list[str], url: str, tell: Any) -> list[dict[str, Any]]:
+    from twintape.core.errors import CorruptionError, NotFoundError
+    from twintape.io.catalog import list_heads
+    from twintape.io.store import open_store
+    from twintape.io.verify import verify_published
+
+    store = open_store(url)
+    findings = []
+    for which in markets_of(market):
+        heads = await list_heads(store, which, dates=None if date is None else [check_date(date)])
+        mine = {day: head for day, head in heads.items() if not symbols or day[0] in symbols}
+        for number, head in enumerate(mine.values(), 1):
+            problem = None
+            try:
+                await verify_published(store, head.proof)
+            except (CorruptionError, NotFoundError) as error:
+                problem = str(error)
+            findings.append({"key": head.key, "status": head.proof.status, "problem": problem})
+            tell(f"verify {which}", number, len(mine))
+    return findings
+
+
+def proof(
+    symbol: Annotated[str, typer.Option(help="Symbol, such as BTCUSDT.")],
+    date: Annotated[str, typer.Option(help="UTC date, YYYY-MM-DD.")],
+    market: Annotated[str, typer.Option(help="spot, usdm or coinm.")] = "spot",
+    stream: Annotated[str | None, typer.Option(help="Stream; default: the symbol's only depth stream.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+) -> None:
+    """Show what is proven about a day: its ids, gaps, switches, checkpoints, and what became of every raw frame.
+
+    Exit code 1 unless the day is complete or partial.
+    """
+    from twintape.io.archive import Archive
+    from twintape.io.store import open_store
+
+    with guarded():
+        found = Archive(open_store(store)).proof(market, symbol, check_date(date), stream)
+    if json:
+        print_json(plain(found))
+    else:
+        print_proof(found)
+    if found.status in ("gapped", "conflicted"):
+        raise SystemExit(FINDINGS)
+
+
+def print_proof(found: Proof) -> None:
+    """Print a proof for people."""
+    print(f"{found.market} {found.symbol} {found.stream} {found.date}: {found.status} (generation {found.generation})")
+    for reason in found.reasons:
+        print(f"  {reason}")
+    print(f"  ids       ({found.start.update_id}, {found.end.update_id}] in {found.events:,} events, {found.levels:,} levels")
+    print(f"  path      {len(found.switches)} line switches, {len(found.overlaps)} overlaps, {len(found.gaps)} gaps")
+    for gap in found.gaps:
+        print(f"  gap       ids {gap.after_update_id + 1}…{gap.next_prev_update_id}, {gap.gap_class}: {gap.reason}")
+    points = found.checkpoints
+    print(
+        f"  snapshots {points.anchors} anchor, {points.passed} passed, {points.failed} failed, {points.outside} outside the chain"
+    )
+    check = found.verification
+    print(
+        f"  verified  {check.render_exact:,} frames rendered byte for byte, {check.render_kept:,} kept verbatim, {check.conflicts} conflicts"
+    )
+    rows = [
+        [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.only_here, line.gaps]
+        for line in found.lines
+    ]
+    print()
+    table(
+        ["line", "frames", "chosen", "duplicate", "verbatim", "only here", "own gaps"],
+        [list(row) for row in rows],
+        right=("frames", "chosen", "duplicate", "verbatim", "only here", "own gaps"),
+    )
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_UNITS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+
+
+def duration_ns(text: str) -> int:
+    """Return a duration in nanoseconds.
+
+    >>> duration_ns("72h") // 3_600_000_000_000
+    72
+
+    Raises:
+        ConfigError: It is none.
+    """
+    from twintape.core.errors import ConfigError
+
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"not a duration: {text!r}", hint="a number and s, m, h or d: 72h")
+    return int(float(match[1]) * _UNITS_NS[match[2]])
+
+
+def prune(
+    store: StoreOption = DEFAULT_STORE,
+    market: MarketOption = None,
+    grace: Annotated[str, typer.Option(help="How long raw data outlives a complete or partial proof.")] = "72h",
+    gapped_grace: Annotated[str, typer.Option(help="How long it outlives a gapped one.")] = "14d",
+    execute: Annotated[bool, typer.Option("--execute", help="Delete. Without it, only say what would go.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Delete raw segments whose every frame is proven to be in the archive. Prints its plan; deletes only with --execute.
+
+    Exit code 3 if the store forbids pruning.
+    """
+    with guarded():
+        plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute))
+    if json:
+        print_json(
+            {
+                "write_id": plan.write_id,
+                "plan": [plain(d) for d in plan.delete],
+                "kept": [plain(k) for k in plan.kept],
+                "done": report,
+            }
+        )
+        return
+    print_prune(plan, report)
+
+
+def print_prune(plan: PrunePlan, report: dict[str, Any] | None) -> None:
+    """Print what a prune found, and did."""
+    for deletion in plan.delete:
+        print(f"delete {deletion.key}  ({deletion.why}, {size_text(deletion.size)})")
+    reasons: dict[str, int] = {}
+    for kept in plan.kept:
+        reasons[kept.reason] = reasons.get(kept.reason, 0) + 1
+    for reason, count in sorted(reasons.items()):
+        print(f"keep   {count} objects: {reason}")
+    verb = "would free" if report is None else "freed"
+    print(
+        f"{len(plan.delete)} objects to delete, {verb} {size_text(plan.delete_bytes)}; re-read {size_text(plan.checked_bytes)} of the archive"
+    )
+    if report is None and plan.delete:
+        print("dry run: nothing was deleted; --execute deletes")
+    elif report is not None:
+        print(f"deleted {len(report['deleted'])}, already gone {len(report['absent'])}; receipt {plan.write_id}")
+
+
+async def _prune(
+    url: str, market: str | None, grace_ns: int, gapped_grace_ns: int, *, execute: bool
+) -> tuple[PrunePlan, dict[str, Any] | None]:
+    import secrets
+
+    from twintape.core.manifest import PrunePolicy
+    from twintape.io.prune import PruneRun, execute_prune, plan_prune
+    from twintape.io.store import open_store
+
+    with progress() as tell:
+        run = PruneRun(open_store(url), lambda: secrets.token_hex(8), PrunePolicy(grace_ns, gapped_grace_ns), progress=tell)
+        plan = await plan_prune(run, markets_of(market))
+        if not execute:
+            return plan, None
+        for deletion in plan.delete:
+            print(f"delete {deletion.key}", file=sys.stderr)
+        return plan, dict(plain(await execute_prune(run, plan)))
+
+
+def nightly(
+    store: Annotated[str | None, typer.Option(help="Where segments and archive are.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; options win over it.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Days computed at the same time.")] = None,
+    grace: Annotated[str | None, typer.Option(help="How long raw data outlives its proof.")] = None,
+    prune_too: Annotated[bool | None, typer.Option("--prune/--no-prune", help="Plan a prune after the merge.")] = None,
+    execute: Annotated[bool | None, typer.Option("--execute/--dry-run", help="Whether that prune deletes.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Merge every date that is due, then prune what is proven: the cron job.
+
+    A date is due when every collector seen in the last week has recordings behind its midnight, or 24 hours after it.
+    """
+    from twintape.core.night_settings import parse_nightly_settings
+
+    with guarded():
+        text = "" if config is None else _read(config)
+        options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
+        settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
+        outcomes, plan, report = run_async(_nightly(settings))
+    if json:
+        print_json(
+            {
+                "merged": [
+                    {"symbol": o.symbol, "stream": o.stream, "date": o.date, "status": o.status, "fresh": o.fresh}
+                    for o in outcomes
+                ],
+                "pruned": report,
+            }
+        )
+    else:
+        _report([outcome for outcome in outcomes if outcome.fresh], json=False)
+        if plan is not None:
+            print_prune(plan, report)
+    if any(outcome.status in ("gapped", "conflicted") and outcome.fresh for outcome in outcomes):
+        raise SystemExit(FINDINGS)
+
+
+def _read(path: Path) -> str:
+    from twintape.core.errors import ConfigError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from error
+
+
+async def _nightly(settings: Any) -> tuple[list[DayOutcome], PrunePlan | None, dict[str, Any] | None]:
+    from twintape.io.clock import SystemClock
+    from twintape.io.merge import merge_date
+    from twintape.io.nightly import due_dates
+    from twintape.io.store import open_store
+
+    outcomes: list[DayOutcome] = []
+    with progress() as tell:
+        async with merge_run(open_store(settings.store), jobs=settings.jobs, scratch=settings.scratch, tell=tell) as run:
+            for which in markets_of(None):
+                for date in await due_dates(run.store, which, SystemClock().wall_ns(), collectors=settings.collectors):
+                    outcomes += await merge_date(run, which, date)
+    if not settings.prune:
+        return outcomes, None, None
+    plan, report = await _prune(
+        settings.store, None, duration_ns(settings.grace), duration_ns(settings.gapped_grace), execute=settings.execute
+    )
+    return outcomes, plan, report

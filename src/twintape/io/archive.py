@@ -1,0 +1,406 @@
+"""Reading the archive: only what head proofs name, verified on the way in.
+
+`twintape.open(url)` returns an `Archive`. It is synchronous on purpose: it is used from notebooks and backtests. Prices and quantities stay exact
+(`Decimal` or integer mantissas) until you make them floats yourself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from twintape.columns.book import Book
+from twintape.columns.books import BookRow, rescaled
+from twintape.columns.lines import midnight_us
+from twintape.columns.parse import Levels
+from twintape.columns.schema import BOOK_UNKNOWN, DEPTH, EPOCH_START, GAP_BEFORE, DepthColumns, TableReader
+from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, NotFoundError
+from twintape.core.manifest import Proof, Status, digest
+from twintape.core.markets import RULES, Market
+from twintape.core.wire import is_depth
+from twintape.io.catalog import find_head, list_heads
+from twintape.io.day import read_snapshots
+from twintape.io.merge import neighbour
+from twintape.io.ports import Store
+
+__all__ = ["Archive", "BookView", "Day"]
+
+T = TypeVar("T")
+
+_MICROSECOND = timedelta(microseconds=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """One published day.
+
+    Attributes:
+        market: `spot`, `usdm` or `coinm`.
+        symbol: As Binance spells it.
+        stream: `depth@100ms`, `trade`, …
+        date: UTC date.
+        status: What its proof says.
+        generation: How often it was published.
+        events: Rows of its depth table.
+        levels: Level updates in them.
+        size: Bytes of its files.
+        files: Keys of its files, by table.
+    """
+
+    market: Market
+    symbol: str
+    stream: str
+    date: str
+    status: Status
+    generation: int
+    events: int
+    levels: int
+    size: int
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BookView:
+    """An order book at one id: exact levels, best first.
+
+    Attributes:
+        symbol: Whose.
+        update_id: The last event applied ends here.
+        event_time: Its `E`.
+        bids: Price and quantity, best (highest) first.
+        asks: Price and quantity, best (lowest) first.
+    """
+
+    symbol: str
+    update_id: int
+    event_time: datetime | None
+    bids: list[tuple[Decimal, Decimal]]
+    asks: list[tuple[Decimal, Decimal]]
+
+
+class Archive:
+    """A store seen through its proofs.
+
+    Args:
+        store: Where it is; `twintape.open(url)` makes one.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __repr__(self) -> str:
+        return f"Archive({self._store.url!r})"
+
+    # --- what there is ---
+
+    def days(self, market: Market | str | None = None, symbol: str | None = None) -> list[Day]:
+        """Return all published days, sorted by market, symbol, stream and date.
+
+        Args:
+            market: Only this one.
+            symbol: Only this one.
+
+        Raises:
+            CorruptionError: A proof is damaged.
+            StoreError: The store failed.
+        """
+        markets = list(Market) if market is None else [_market(market)]
+        found: list[Day] = []
+        for which in markets:
+            heads = self._run(list_heads(self._store, which, symbol=symbol))
+            found += [_day(which, head.proof) for head in heads.values()]
+        return found
+
+    def proof(self, market: Market | str, symbol: str, date: str, stream: str | None = None) -> Proof:
+        """Return the head proof of a day.
+
+        Args:
+            market: Its market.
+            symbol: Its symbol.
+            date: UTC date, `YYYY-MM-DD`.
+            stream: Its stream; by default the symbol's only depth stream of that date.
+
+        Raises:
+            NotFoundError: The day is not published.
+            ConfigError: There are several depth streams; say which.
+        """
+        which = _market(market)
+        name = stream or self._depth_stream(which, symbol, date)
+        head = self._run(find_head(self._store, which, symbol, name, date))
+        if head is None:
+            raise NotFoundError(f"{which} {symbol} {name} {date} is not published", hint="`twintape merge` publishes it")
+        return head.proof
+
+    def _depth_stream(self, market: Market, symbol: str, date: str | None) -> str:
+        heads = self._run(list_heads(self._store, market, symbol=symbol, dates=None if date is None else [date]))
+        streams = sorted({stream for _, stream, _ in heads if is_depth(stream)})
+        if not streams:
+            raise NotFoundError(f"no depth of {market} {symbol} is published" + ("" if date is None else f" for {date}"))
+        if len(streams) > 1:
+            raise ConfigError(f"{symbol} has several depth streams: {', '.join(streams)}", hint="say which with stream=")
+        return streams[0]
+
+    # --- rows ---
+
+    def depth(
+        self,
+        market: Market | str,
+        symbol: str,
+        start: datetime | str,
+        end: datetime | str,
+        *,
+        stream: str | None = None,
+        allow_gaps: bool = True,
+    ) -> pa.RecordBatchReader:
+        """Stream the events of a range, in chain order, without holding more than a day's file in memory.
+
+        Args:
+            market: The market.
+            symbol: The symbol.
+            start: First event time, inclusive (a datetime with time zone, or ISO text; a date means its midnight UTC).
+            end: Last event time, exclusive.
+            stream: The depth stream; by default the only one.
+            allow_gaps: Whether a range with missing ids is served (its rows carry flag 1).
+
+        Returns:
+            A reader of batches with the schema `twintape.columns.schema.DEPTH`.
+
+        Raises:
+            ContinuityError: A gap, or a day that is not published, lies in the range and gaps are not allowed.
+            NotFoundError: Nothing of the symbol is published.
+            CorruptionError: A file is not what its proof says.
+        """
+        which = _market(market)
+        name = stream or self._depth_stream(which, symbol, None)
+        first, last = _time_us(start), _time_us(end)
+        return pa.RecordBatchReader.from_batches(DEPTH, self._batches(which, symbol, name, first, last, allow_gaps=allow_gaps))
+
+    def _batches(
+        self, market: Market, symbol: str, stream: str, first: int, last: int, *, allow_gaps: bool
+    ) -> Iterator[pa.RecordBatch]:
+        for date in _dates(first, last):
+            head = self._run(find_head(self._store, market, symbol, stream, date))
+            if head is None:
+                if not allow_gaps:
+                    raise ContinuityError(f"{market} {symbol} {stream} {date} is not published")
+                continue
+            for batch in self._table(head.proof, "depth"):
+                times = np.asarray(batch.column("event_time").cast(pa.int64()))
+                flags = np.asarray(batch.column("flags"))
+                keep = (times >= first) & (times < last)
+                if not allow_gaps and (keep & ((flags & (GAP_BEFORE | EPOCH_START)) != 0)).any():
+                    raise ContinuityError(f"{market} {symbol} {stream} has a gap on {date}: see its proof")
+                if keep.all():
+                    yield batch
+                elif keep.any():
+                    yield batch.filter(pa.array(keep))
+
+    def _table(self, proof: Proof, table: str) -> Iterator[pa.RecordBatch]:
+        for output in proof.outputs:
+            if output.table == table:
+                yield from TableReader(self._output(output.key, output.sha256), DEPTH)
+
+    def _output(self, key: str, sha256: str) -> bytes:
+        data = self._run(self._store.get(key))
+        if digest(data) != sha256:
+            raise CorruptionError(f"{key}: sha256 {digest(data)}, the proof says {sha256}")
+        return data
+
+    # --- the book ---
+
+    def book(
+        self,
+        market: Market | str,
+        symbol: str,
+        at: datetime | str,
+        *,
+        depth: int | None = None,
+        stream: str | None = None,
+    ) -> BookView:
+        """Return the exact book behind the last event with `E` at or before a time.
+
+        Args:
+            market: The market.
+            symbol: The symbol.
+            at: A datetime with time zone, ISO text, or `"end"` for the last event published.
+            depth: Levels a side; None for all.
+            stream: The depth stream; by default the only one.
+
+        Returns:
+            Every level that was ever inside a snapshot or touched since; what never was is not known and not in it.
+
+        Raises:
+            NotFoundError: There is no event before that time.
+            ContinuityError: The book is not known there: no snapshot since the beginning or since a gap.
+            CorruptionError: A file is not what its proof says.
+        """
+        which = _market(market)
+        name = stream or self._depth_stream(which, symbol, None)
+        heads = self._run(list_heads(self._store, which, symbol=symbol, stream=name))
+        dates = [date for _, _, date in heads]
+        time_us = 2**62 if at == "end" else _time_us(at)
+        for date in reversed(dates):
+            proof = heads[symbol, name, date].proof
+            if proof.first_event_time_us is None or (proof.first_event_time_us > time_us):
+                continue
+            return self._book_of_day(proof, time_us, depth)
+        raise NotFoundError(f"no event of {which} {symbol} {name} at or before {at} is published")
+
+    def _book_of_day(self, proof: Proof, time_us: int, depth: int | None) -> BookView:
+        book: Book | None = None
+        last: tuple[int, int] | None = None
+        anchors = self._anchors(proof)
+        lost = False
+        for output in proof.outputs:
+            if output.table != "depth":
+                continue
+            for columns in TableReader(self._output(output.key, output.sha256), DEPTH).depth():
+                # E may step back inside a line: the book is the one behind the last event in chain order whose E is not later.
+                count = len(columns) if time_us >= 2**62 else int(np.searchsorted(_running(columns), time_us, side="right"))
+                book, lost = _replay(book, columns, count, anchors, lost=lost)
+                if count:
+                    last = (int(columns.final[count - 1]), int(columns.event_time_us[count - 1]))
+                if count < len(columns):
+                    break
+        if last is None:
+            raise NotFoundError(f"no event of {proof.symbol} {proof.stream} {proof.date} before that time")
+        if book is None or lost:
+            raise ContinuityError(
+                f"the book of {proof.symbol} is not known at id {last[0]}",
+                hint="there is no snapshot since the beginning or since a gap; `twintape proof` shows where it is known",
+            )
+        sides = book.levels(depth)
+        return BookView(
+            symbol=proof.symbol,
+            update_id=last[0],
+            event_time=_EPOCH + last[1] * _MICROSECOND,
+            bids=_decimals(sides[0], sides[1], book),
+            asks=_decimals(sides[2], sides[3], book),
+        )
+
+    def _anchors(self, proof: Proof) -> list[BookRow]:
+        """Return the books a day's replay starts from: the opening one and every snapshot that anchored, by id."""
+        for output in proof.outputs:
+            if output.table == "snapshot":
+                rows = read_snapshots(self._output(output.key, output.sha256))
+                return sorted(
+                    (book for kind, verdict, book in rows if kind == "opening" or verdict == "anchor"),
+                    key=lambda book: book.update_id,
+                )
+        return []
+
+    @staticmethod
+    def _run(work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine to its end, also where a loop is running already (notebooks)."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run(work)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(asyncio.run, work).result()
+
+
+def _running(columns: DepthColumns) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the greatest event time so far, so that a search by time has one answer."""
+    return np.maximum.accumulate(columns.event_time_us)
+
+
+def _replay(
+    book: Book | None, columns: DepthColumns, count: int, anchors: list[BookRow], *, lost: bool
+) -> tuple[Book | None, bool]:
+    """Apply the first `count` rows; where the flags say that the book is unknown, wait for the next anchor."""
+    levels = Levels(
+        columns.bid_offsets,
+        columns.bid_price,
+        columns.bid_quantity,
+        columns.ask_offsets,
+        columns.ask_price,
+        columns.ask_quantity,
+    )
+    known = (columns.flags[:count] & BOOK_UNKNOWN) == 0
+    row = 0
+    while row < count:
+        if not known[row]:
+            lost = True
+            row += 1
+            continue
+        stop = row + 1
+        while stop < count and known[stop] and not columns.flags[stop] & (GAP_BEFORE | EPOCH_START):
+            stop += 1
+        fresh = book is None or lost or bool(columns.flags[row] & (GAP_BEFORE | EPOCH_START))
+        if fresh:
+            book = _anchored(columns, row, anchors)
+            lost = False
+        assert book is not None
+        book.apply(levels, row, stop)
+        row = stop
+    return book, lost
+
+
+def _anchored(columns: DepthColumns, row: int, anchors: list[BookRow]) -> Book:
+    """Return the book of the anchor that makes row `row` known: the one with `p < L <= u`, or at the chain's start the one with `L = p`."""
+    prev, final = int(columns.prev[row]), int(columns.final[row])
+    inside = [anchor for anchor in anchors if prev < anchor.update_id <= final]
+    for anchor in inside or [anchor for anchor in anchors if anchor.update_id == prev]:
+        book = Book(columns.price_exponent, columns.quantity_exponent)
+        book.load(*rescaled(anchor, columns.price_exponent, columns.quantity_exponent))
+        return book
+    raise CorruptionError(f"the row that ends at {final} is flagged as known and no anchor covers it")
+
+
+def _decimals(prices: Any, quantities: Any, book: Book) -> list[tuple[Decimal, Decimal]]:
+    return [
+        (Decimal(price).scaleb(book.price_exponent), Decimal(quantity).scaleb(book.quantity_exponent))
+        for price, quantity in zip(prices.tolist(), quantities.tolist(), strict=True)
+    ]
+
+
+def _market(market: Market | str) -> Market:
+    try:
+        return Market(market)
+    except ValueError as error:
+        raise ConfigError(f"unknown market {market!r}", hint=f"one of {', '.join(RULES)}") from error
+
+
+def _day(market: Market, proof: Proof) -> Day:
+    return Day(
+        market=market,
+        symbol=proof.symbol,
+        stream=proof.stream,
+        date=proof.date,
+        status=proof.status,
+        generation=proof.generation,
+        events=proof.events,
+        levels=proof.levels,
+        size=sum(output.size for output in proof.outputs),
+        files={output.table: output.key for output in proof.outputs},
+    )
+
+
+def _time_us(time: datetime | str) -> int:
+    if isinstance(time, str):
+        try:
+            time = datetime.fromisoformat(time)
+        except ValueError as error:
+            raise ConfigError(f"not a time: {time!r}", hint="ISO 8601, for instance 2026-11-22T09:30:00Z") from error
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=UTC)
+    if time.tzinfo is None:
+        raise ConfigError("a datetime without time zone", hint="use datetime(…, tzinfo=UTC)")
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def _dates(first_us: int, last_us: int) -> Iterator[str]:
+    date = (_EPOCH + max(first_us, 0) * _MICROSECOND).date().isoformat()
+    while midnight_us(date) < last_us:
+        yield date
+        date = neighbour(date, 1)

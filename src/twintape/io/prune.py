@@ -1,0 +1,274 @@
+"""The prune run: deletes raw objects whose every frame is proven to be in the archive, and outputs that no head names.
+
+What may go is decided by `core.manifest` from head proofs and the objects' own indexes; this module gathers the evidence, re-reads every output of the
+proofs it relies on, writes the plan to the store, and only then deletes, key by key. It is meant to run with credentials of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from twintape.core import names
+from twintape.core.errors import NotFoundError, RefusedError
+from twintape.core.manifest import (
+    Candidate,
+    Deletion,
+    Kept,
+    Output,
+    PrunePolicy,
+    PruneReceipt,
+    PruneReport,
+    Settlement,
+    digest,
+    encode,
+    settlement,
+    unsettled_reason,
+)
+from twintape.core.markets import Market
+from twintape.core.wire import is_depth
+from twintape.io.catalog import Head, list_heads, read_segments
+from twintape.io.merge import neighbour
+from twintape.io.ports import Store
+
+__all__ = ["DELETIONS_MAX", "STOP_KEY", "PrunePlan", "PruneRun", "execute_prune", "plan_prune"]
+
+DELETIONS_MAX = 100_000
+"""Objects one run deletes at most."""
+STOP_KEY = "STOP"
+"""An object of this name in the store stops every prune."""
+
+Progress = Callable[[str, int, int], None]
+
+
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(slots=True)
+class PruneRun:
+    """What a prune needs of the world.
+
+    Attributes:
+        store: Where everything is.
+        draw_id: Returns 16 fresh hex digits.
+        policy: How long settled raw data stays.
+        deletions_max: How many objects one run may delete.
+        progress: Told how far it is.
+    """
+
+    store: Store
+    draw_id: Callable[[], str]
+    policy: PrunePolicy
+    deletions_max: int = DELETIONS_MAX
+    progress: Progress = _silent
+
+
+@dataclass(frozen=True, slots=True)
+class PrunePlan:
+    """What a prune would delete and what it keeps, with reasons. Nothing has been deleted yet."""
+
+    write_id: str
+    delete: list[Deletion] = field(default_factory=list)
+    kept: list[Kept] = field(default_factory=list)
+    checked_bytes: int = 0
+
+    @property
+    def delete_bytes(self) -> int:
+        """Bytes that would be freed."""
+        return sum(deletion.size for deletion in self.delete)
+
+
+async def plan_prune(run: PruneRun, markets: Iterable[Market]) -> PrunePlan:
+    """Find out what may be deleted, and verify the archive it relies on by reading it whole.
+
+    Raises:
+        RefusedError: The store holds an object named `STOP`, or a proof of a format this version does not know.
+        StoreError: The store failed.
+    """
+    await _check_stop(run)
+    plan = PrunePlan(write_id=run.draw_id())
+    now_ns = await _store_now_ns(run, plan.write_id)
+    checked = 0
+    for market in markets:
+        checked += await _plan_market(run, market, plan, now_ns)
+    if len(plan.delete) > run.deletions_max:
+        surplus = plan.delete[run.deletions_max :]
+        del plan.delete[run.deletions_max :]
+        plan.kept.extend(Kept(key=deletion.key, reason="over this run's budget") for deletion in surplus)
+    plan.kept.sort(key=lambda kept: kept.key)
+    return PrunePlan(plan.write_id, plan.delete, plan.kept, checked)
+
+
+async def _check_stop(run: PruneRun) -> None:
+    try:
+        await run.store.head(STOP_KEY)
+    except NotFoundError:
+        return
+    raise RefusedError(f"{run.store.url} holds an object named {STOP_KEY}", hint="delete it to allow pruning again")
+
+
+async def _store_now_ns(run: PruneRun, write_id: str) -> int:
+    """Return the store's own clock: when it received an object written just now."""
+    key = names.receipt_key(write_id, "clock")
+    await run.store.create(key, b"{}")
+    return (await run.store.head(key)).modified_ns
+
+
+async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: int) -> int:
+    heads = await list_heads(run.store, market)
+    by_key = {head.key: head.proof for head in heads.values()}
+    settled = settlement(by_key)
+    known = {(source.key, source.size): source.sha256 for proof in by_key.values() for source in proof.inputs}
+    view = await read_segments(run.store, market)
+    plan.kept.extend(Kept(key=unreadable.key, reason=f"unreadable: {unreadable.reason}") for unreadable in view.unreadable)
+    disagreeing = _disagreeing(heads)
+    created: dict[str, int] = {}
+    unproven: dict[str, bool] = {}
+    checked = 0
+    for number, (key, raw) in enumerate(view.segments.items(), 1):
+        # The key names the content; proofs say which whole digest they read under it.
+        sha256 = known.get((key, raw.info.size), "")
+        candidate = Candidate(
+            key=key,
+            size=raw.info.size,
+            sha256=sha256,
+            counts={(stream.symbol, stream.stream): stream.count for stream in raw.index.streams},
+        )
+        mine = settled.get(sha256)
+        reason = _counts_reason(candidate, mine, run.policy)
+        proofs = () if mine is None else mine.proofs
+        if reason is None:
+            for proof_key in proofs:
+                if proof_key not in unproven:
+                    size = await _outputs_size(run.store, by_key[proof_key].outputs)
+                    unproven[proof_key] = size is None
+                    checked += size or 0
+                    created[proof_key] = (await run.store.head(proof_key)).modified_ns
+            disputed = sorted(set(proofs) & disagreeing)
+            reason = (
+                f"{disputed[0]} and its neighbour disagree about midnight"
+                if disputed
+                else unsettled_reason(
+                    candidate,
+                    mine,
+                    policy=run.policy,
+                    proof_created_ns=created,
+                    now_ns=now_ns,
+                    unproven_outputs=[proof for proof in proofs if unproven[proof]],
+                )
+            )
+        if reason is None:
+            plan.delete.append(
+                Deletion(key=key, size=candidate.size, sha256=candidate.sha256, why="settled", proofs=sorted(proofs))
+            )
+        else:
+            plan.kept.append(Kept(key=key, reason=reason))
+        run.progress(f"{market}: raw objects", number, len(view.segments))
+    await _plan_outputs(run, market, plan, heads, now_ns)
+    return checked
+
+
+def _counts_reason(candidate: Candidate, mine: Settlement | None, policy: PrunePolicy) -> str | None:
+    """Answer the cheap questions first: is every frame settled, by proofs that allow deleting at all?"""
+    created = {} if mine is None else dict.fromkeys(mine.proofs, 0)
+    return unsettled_reason(candidate, mine, policy=policy, proof_created_ns=created, now_ns=2**62)
+
+
+def _disagreeing(heads: Mapping[tuple[str, str, str], Head]) -> set[str]:
+    """Return the keys of head proofs whose neighbour's head begins or ends elsewhere; prune waits until a merge has settled it."""
+    found: set[str] = set()
+    for (symbol, stream, date), head in heads.items():
+        behind = heads.get((symbol, stream, neighbour(date, 1)))
+        if behind is None or not is_depth(stream):
+            continue
+        if head.proof.end.update_id is not None and behind.proof.start.update_id != head.proof.end.update_id:
+            found |= {head.key, behind.key}
+    return found
+
+
+async def _outputs_size(store: Store, outputs: Iterable[Output]) -> int | None:
+    """Read every output whole; return their size, or None if one is not what its proof says."""
+    size = 0
+    for output in outputs:
+        try:
+            data = await store.get(output.key)
+        except NotFoundError:
+            return None
+        if digest(data) != output.sha256 or len(data) != output.size:
+            return None
+        size += len(data)
+    return size
+
+
+async def _plan_outputs(
+    run: PruneRun, market: Market, plan: PrunePlan, heads: Mapping[tuple[str, str, str], Head], now_ns: int
+) -> None:
+    """Find outputs of attempts whose generation's slot is taken by a proof that does not name them, and of superseded generations.
+
+    Age never makes an output garbage: an attempt whose slot is free may still be published.
+    """
+    for table in ("depth", "snapshot", "arrival", "verbatim"):
+        async for info in run.store.list(names.table_prefix(table, market)):
+            key = names.parse_table_key(info.key)
+            if key is None:
+                continue
+            head = heads.get((key.symbol, key.stream, key.date))
+            if head is None or head.proof.generation < key.generation:
+                plan.kept.append(Kept(key=info.key, reason=f"generation {key.generation} is not decided"))
+                continue
+            if any(output.key == info.key for output in head.proof.outputs):
+                continue
+            # Readers that hold the generation before get the grace to finish.
+            left = (await run.store.head(head.key)).modified_ns + run.policy.grace_ns - now_ns
+            if left > 0:
+                plan.kept.append(Kept(key=info.key, reason=f"superseded; grace: {left / 3.6e12:.1f} h left"))
+                continue
+            if await _outputs_size(run.store, head.proof.outputs) is None:
+                plan.kept.append(Kept(key=info.key, reason=f"the outputs of {head.key} could not be verified"))
+                continue
+            why = "abandoned" if head.proof.generation == key.generation else "superseded"
+            data = await run.store.get(info.key)
+            plan.delete.append(Deletion(key=info.key, size=info.size, sha256=digest(data), why=why, proofs=[head.key]))
+
+
+async def execute_prune(run: PruneRun, plan: PrunePlan) -> PruneReport:
+    """Delete what a plan names, having written the plan to the store first. Interrupted, it is simply planned and run again.
+
+    Raises:
+        RefusedError: The store holds an object named `STOP` by now.
+        StoreError: The store failed; what is deleted is in the plan.
+    """
+    await _check_stop(run)
+    await run.store.create(
+        names.receipt_key(plan.write_id, "plan"), encode(PruneReceipt(write_id=plan.write_id, delete=plan.delete))
+    )
+    deleted: list[str] = []
+    absent: list[str] = []
+    kept = list(plan.kept)
+    for number, deletion in enumerate(plan.delete, 1):
+        try:
+            info = await run.store.head(deletion.key)
+        except NotFoundError:
+            absent.append(deletion.key)
+            continue
+        if info.size != deletion.size:
+            kept.append(Kept(key=deletion.key, reason=f"has {info.size} bytes now, the plan says {deletion.size}"))
+            continue
+        await run.store.delete(deletion.key)
+        if await _is_gone(run.store, deletion.key):
+            deleted.append(deletion.key)
+        else:
+            kept.append(Kept(key=deletion.key, reason="the store answered the delete and still has the object"))
+        run.progress("deleting", number, len(plan.delete))
+    report = PruneReport(write_id=plan.write_id, deleted=deleted, absent=absent, kept=kept)
+    await run.store.create(names.receipt_key(plan.write_id, "done"), encode(report))
+    return report
+
+
+async def _is_gone(store: Store, key: str) -> bool:
+    try:
+        await store.head(key)
+    except NotFoundError:
+        return True
+    return False

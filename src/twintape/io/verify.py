@@ -1,0 +1,50 @@
+"""Checking what is published against its proof, from the published bytes alone."""
+
+from __future__ import annotations
+
+from twintape.columns.expand import Outputs, digest_lines, expand
+from twintape.columns.verify import check_chain
+from twintape.core.errors import CorruptionError
+from twintape.core.manifest import Proof, digest
+from twintape.core.wire import is_depth
+from twintape.io.ports import Store
+
+__all__ = ["read_outputs", "verify_published"]
+
+
+async def read_outputs(store: Store, proof: Proof) -> Outputs:
+    """Read every output of a day.
+
+    Raises:
+        CorruptionError: One is not what the proof says.
+        NotFoundError: One is gone.
+    """
+    tables: dict[str, bytes] = {}
+    for output in proof.outputs:
+        data = await store.get(output.key)
+        if len(data) != output.size or digest(data) != output.sha256:
+            raise CorruptionError(f"{output.key}: {len(data)} bytes with sha256 {digest(data)}, the proof says {output.sha256}")
+        tables[output.table] = data
+    return Outputs(tables)
+
+
+async def verify_published(store: Store, proof: Proof) -> None:
+    """Read a day whole; render every row; compare chain, gaps and counts with the proof.
+
+    Raises:
+        CorruptionError: The day is not what its proof says.
+        NotFoundError: An output is gone.
+    """
+    outputs = await read_outputs(store, proof)
+    lines = len(digest_lines(expand(outputs, proof.date)).chunk)
+    settled = sum(source.settled for source in proof.inputs)
+    if lines != settled:
+        raise CorruptionError(f"the outputs render to {lines} raw lines, the proof settled {settled}")
+    if not is_depth(proof.stream):
+        return
+    chain = check_chain(outputs)
+    inner = [(gap.after_update_id, gap.next_prev_update_id) for gap in proof.gaps if gap.from_event_time_us is not None]
+    if chain.rows != proof.events or chain.gaps != inner or chain.overlaps != len(proof.overlaps):
+        raise CorruptionError(f"the chain has {chain.rows} rows and gaps {chain.gaps}, the proof says {proof.events} and {inner}")
+    if chain.last_final is not None and chain.last_final != proof.end.update_id:
+        raise CorruptionError(f"the chain ends at {chain.last_final}, the proof says {proof.end.update_id}")
