@@ -180,6 +180,8 @@ def test_nothing_is_merged_across_a_hole_in_a_recording():
     (before,) = view.feed(frame(7, 9))
     (after,) = view.flush()
     assert [json.loads(message.data)["pu"] for message in (before, after)] == [0, 7]
+    (behind_nothing_held,) = played(view, [frame(20, 21)])
+    assert json.loads(behind_nothing_held.data)["pu"] == 20
 
 
 def test_a_damaged_depth_frame_is_passed_on():

@@ -28,11 +28,11 @@ HOLD_NS_MAX = 300_000_000
 class _Cut:
     """One stream's changes that are not yet said."""
 
+    message: VenueMessage
     prev_update_id: int
     fraction: float
     skips_first: bool
     pieces: list[Piece] = field(default_factory=list)
-    message: VenueMessage | None = None
 
 
 class GatewayView:
@@ -82,12 +82,13 @@ class GatewayView:
         key = (message.market, message.stream)
         cut = self._cuts.get(key)
         if cut is None:
-            cut = self._cuts[key] = _Cut(event.prev_update_id, self._random.uniform(0.2, 0.8), self._random.random() < 0.5)
+            fraction, skips_first = self._random.uniform(0.2, 0.8), self._random.random() < 0.5
+            cut = self._cuts[key] = _Cut(message, event.prev_update_id, fraction, skips_first)
         said = []
         behind = cut.pieces[-1].final_update_id if cut.pieces else cut.prev_update_id
         if event.prev_update_id != behind:
             # A hole in the recording: nothing may be said across it.
-            said += self._say(key, len(cut.pieces))
+            said += self._say(key, len(cut.pieces)) if cut.pieces else []
             cut.prev_update_id = event.prev_update_id
         cut.message = message
         new = message.pieces or (Piece(event.first_update_id, event.final_update_id, event.bids, event.asks),)
@@ -119,8 +120,6 @@ class GatewayView:
         pieces, cut.pieces = cut.pieces[:count], cut.pieces[count:]
         if not cut.pieces:
             self._holding.pop(key, None)
-        if not pieces or cut.message is None:
-            return []
         market, stream = key
         bids, asks = touched_levels(pieces, market)
         if self._partition is Partition.NET:

@@ -261,7 +261,7 @@ class SimulatedExchange(Admin):
         await self._started.wait()
         start_ns = time.monotonic_ns()
         batched = 0
-        self._strike()
+        await self._strike()
         for offset_ns, happening in heapq.merge(*map(self._offsets, self._config.sources), key=lambda pair: pair[0]):
             self._offset_ns = offset_ns
             if self._config.speed != MAX_SPEED:
@@ -277,7 +277,8 @@ class SimulatedExchange(Admin):
                 continue
             self._messages_count += 1
             batched += 1
-            if self._strike() or batched >= BATCH_MESSAGES_MAX:
+            await self._strike()
+            if batched >= BATCH_MESSAGES_MAX:
                 await self._flush()
                 batched = 0
         for gateway in self.gateways:
@@ -294,15 +295,15 @@ class SimulatedExchange(Admin):
                 start_ns = self._source_start_ns[source.market] = happening.time_ns
             yield happening.time_ns - start_ns, happening
 
-    def _strike(self) -> bool:
-        """Begin and end the faults that are due; returns whether there were any."""
-        struck = False
+    async def _strike(self) -> None:
+        """Begin and end the faults that are due; what was said before them is sent before them."""
+        if not self._schedule or self._schedule[0][0] > self._messages_count:
+            return
+        await self._flush()
         while self._schedule and self._schedule[0][0] <= self._messages_count:
             _, begins, fault = self._schedule.pop(0)
             gateway = self.gateways[fault.gateway]
             (gateway.begin if begins else gateway.end)(fault.kind)
-            struck = True
-        return struck
 
     async def _flush(self) -> None:
         for gateway in self.gateways:
