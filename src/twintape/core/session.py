@@ -377,7 +377,13 @@ class Session:
         if opcode != _TEXT or not recordable(payload):
             self.record(bytes_line(opcode, payload), now_ns)
             return (Notice("frame_not_text", {"opcode": opcode, "size": len(payload)}),)
-        self.record(payload, now_ns)
+        # The same as `record`, spelled out: this runs for every frame there is.
+        receive_ns = self._anchor_ns + now_ns
+        if receive_ns <= self._receive_ns:
+            receive_ns = self._receive_ns + 1
+        self._receive_ns = receive_ns
+        self.lines.append((receive_ns, payload))
+        self.size += len(payload)
         # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
         stream = self.streams.get(payload[11 : payload.find(b'"', 11, 160)])
         if stream is None:
