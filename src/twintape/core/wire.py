@@ -72,11 +72,11 @@ SYMBOL_BYTES_MAX = 64
 
 _WRAPPER = b'{"stream":"'
 _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
-_EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,64})"')
+_EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,63})"')  # with a symbol of 64 bytes and the @, a name has STREAM_NAME_BYTES_MAX
 _EVENT_TIME = re.compile(rb'"E":\s?(\d{16}|\d{13})(?!\d)')
 _DEPTH_IDS = re.compile(rb'"U":\s?(\d{1,18}),\s?"u":\s?(\d{1,18})(?:,\s?"pu":\s?(-?\d{1,18}))?(?!\d)')
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
-_DEPTH_STREAM = re.compile(r"depth(@\d+ms)?")
+_DEPTH_STREAM = re.compile(r"depth(@[0-9]+ms)?")
 _KINDS = {b"depthUpdate": "depth", b"markPriceUpdate": "markPrice"}
 
 Level = tuple[str, str]
@@ -191,26 +191,29 @@ def stream_of(frame: bytes, depth_streams: Mapping[str, str] | None = None, snap
     ('btcusdt@depth@100ms', '!other')
     """
     if frame.startswith(_WRAPPER):
-        end = frame.find(b'"', len(_WRAPPER), len(_WRAPPER) + STREAM_NAME_BYTES_MAX + 1)
-        if end < 0:
-            return OTHER
-        return _wrapped_stream(frame, frame[len(_WRAPPER) : end])
+        return _wrapped_stream(frame, _wrapper_name(frame))
     return _raw_stream(frame, depth_streams or {}, snapshot_symbol)
 
 
-def _wrapped_stream(frame: bytes, name_bytes: bytes) -> str:
-    if b"\\" in name_bytes:  # an escaped name cannot be compared with one that is not; the frame stays whole
+def _wrapper_name(frame: bytes) -> str:
+    """Return the name in a frame's wrapper, `!other` if it is none: empty, over-long, escaped, or no UTF-8."""
+    end = frame.find(b'"', len(_WRAPPER), len(_WRAPPER) + STREAM_NAME_BYTES_MAX + 1)
+    name = frame[len(_WRAPPER) : max(end, 0)]
+    if not name or b"\\" in name:  # an escaped name cannot be compared with one that is not; the frame stays whole
         return OTHER
     try:
-        name = name_bytes.decode()
+        return name.decode()
     except UnicodeDecodeError:
         return OTHER
+
+
+def _wrapped_stream(frame: bytes, name: str) -> str:
     if name == "!twintape@snapshot":
         snapshot = recorded_snapshot(frame)
         if snapshot is not None and snapshot.symbol is not None and plausible_symbol(snapshot.symbol):
             return stream_name(snapshot.symbol, SNAPSHOT)
         return TWINTAPE
-    if name == "!twintape@bytes" or not name:
+    if name == "!twintape@bytes":
         return OTHER
     if name.startswith("!twintape"):
         return TWINTAPE
@@ -218,6 +221,8 @@ def _wrapped_stream(frame: bytes, name_bytes: bytes) -> str:
 
 
 def _raw_stream(frame: bytes, depth_streams: Mapping[str, str], snapshot_symbol: str | None) -> str:
+    if not frame.startswith(b"{"):  # an array of many symbols' tickers belongs to none of them
+        return OTHER
     head = frame[:256]
     event = _EVENT_TYPE.search(head)
     symbol_match = _SYMBOL.search(head)
@@ -322,10 +327,12 @@ class _Wrapped(msgspec.Struct):
 _decode_depth = msgspec.json.Decoder(_Depth).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
-_NUMBER = re.compile(r"\d{1,30}(\.\d{1,30})?")
+_NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")  # not \d, which takes the digits of every script
 
 
 def _microseconds(time: int) -> int:
+    if not 0 <= time < 10**16:
+        raise WireError(f"impossible time {time}")
     # 16 digits are microseconds (timeUnit=MICROSECOND), 13 are milliseconds.
     return time if time >= 10**15 else time * 1000
 
@@ -335,9 +342,9 @@ def _levels(rows: Iterable[Sequence[Any]]) -> tuple[Level, ...]:
     for row in rows:
         # Until 2019 spot levels had a third, always empty element.
         if len(row) < 2 or not isinstance(row[0], str) or not isinstance(row[1], str):
-            raise WireError(f"a level is not a pair of strings: {row!r}")
+            raise WireError(f"a level is not a pair of strings: {row!r:.100}")
         if not _NUMBER.fullmatch(row[0]) or not _NUMBER.fullmatch(row[1]):
-            raise WireError(f"a level is not a pair of plain decimals: {row!r}")
+            raise WireError(f"a level is not a pair of plain decimals: {row!r:.100}")
         levels.append((row[0], row[1]))
     return tuple(levels)
 
@@ -352,7 +359,7 @@ def unwrap(frame: bytes) -> bytes:
         return frame
     try:
         return bytes(_decode_wrapped(frame).data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a combined frame: {error}") from error
 
 
@@ -364,21 +371,22 @@ def decode_depth(frame: bytes, market: Market) -> DepthEvent:
     (7, 9, (('5.10', '0.20'),))
 
     Raises:
-        WireError: It is not one, or says something impossible (`u < U`, `u <= pu`, a negative id).
+        WireError: It is not one, or says something impossible: `u < U`, `u <= pu`, a negative id (but for a `pu` of -1, with which
+            futures chains began in 2020), a time that is neither milliseconds nor microseconds since 1970.
     """
     try:
         depth = _decode_depth(unwrap(frame))
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a depth frame: {error}") from error
     if depth.e != "depthUpdate":
-        raise WireError(f"not a depth frame: e is {depth.e!r}")
+        raise WireError(f"not a depth frame: e is {depth.e!r:.100}")
     if market is Market.SPOT:
         prev = depth.U - 1
     elif depth.pu is None:
         raise WireError(f"a {market} depth frame without pu")
     else:
         prev = depth.pu
-    if depth.u < depth.U or depth.u <= prev or depth.U < 0 or depth.u >= 10**18:
+    if depth.u < depth.U or depth.u <= prev or depth.U < 0 or prev < -1 or depth.u >= 10**18:
         raise WireError(f"impossible ids: U={depth.U} u={depth.u} pu={depth.pu}")
     return DepthEvent(
         symbol=depth.s,
@@ -403,7 +411,7 @@ def decode_snapshot(body: bytes) -> DepthSnapshot:
     """
     try:
         decoded = _decode_body(body)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise WireError(f"not a depth body: {error}") from error
     if not 0 <= decoded.lastUpdateId < 10**18:
         raise WireError(f"impossible lastUpdateId {decoded.lastUpdateId}")
@@ -440,11 +448,10 @@ def recorded_snapshot(frame: bytes) -> RecordedSnapshot | None:
                 request_time_ns=int(fields["request_time_ns"]),
                 response_time_ns=int(fields["response_time_ns"]),
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None
     if frame.startswith(_WRAPPER):
-        end = frame.find(b'"', len(_WRAPPER))
-        symbol, stream = split_stream(frame[len(_WRAPPER) : max(end, 0)].decode(errors="replace"))
+        symbol, stream = split_stream(_wrapper_name(frame))
         if stream != SNAPSHOT:
             return None
         try:
@@ -469,7 +476,8 @@ def subscribe_frame(streams: Sequence[str], request_id: int) -> bytes:
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    # A lone surrogate is no UTF-8; spelled with a backslash it is the JSON escape of itself.
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="backslashreplace")
 
 
 def bytes_line(opcode: int, payload: bytes) -> bytes:
@@ -536,7 +544,7 @@ def snapshot_line(*, symbol: str, url: str, request_time_ns: int, response_time_
     if recordable(body):
         try:
             msgspec.json.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             pass  # not JSON: the base64 form below keeps it
         else:
             return head + b',"body":' + body + b"}"

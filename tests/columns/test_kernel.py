@@ -1,0 +1,136 @@
+"""Eight bytes at a time: digits, comparisons and hashes against plain Python."""
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from twintape.columns import kernel
+from twintape.columns.kernel import digits, hash_ranges, same_bytes
+
+SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+
+
+@numba.njit
+def word_at(text, position):
+    return kernel.word_at(text, position)
+
+
+@numba.njit
+def put_integer(out, position, value):
+    return kernel.put_integer(out, position, value)
+
+
+@numba.njit
+def put_digits(out, position, value, count):
+    return kernel.put_digits(out, position, value, count)
+
+
+@numba.njit
+def put_bytes(out, position, source, start, stop):
+    return kernel.put_bytes(out, position, source, start, stop)
+
+
+@numba.njit
+def bits_around(word):
+    return kernel.first_bit(word), kernel.zeros_above(word)
+
+
+def array(text: bytes):
+    return np.frombuffer(text, np.uint8)
+
+
+@SETTINGS
+@given(st.binary(max_size=20), st.integers(0, 22))
+def test_a_word_is_the_eight_bytes_from_a_position_and_zeros_behind_the_end(text, position):
+    assert int(word_at(array(text), position)) == int.from_bytes(text[position : position + 8], "little")
+
+
+@SETTINGS
+@given(
+    st.from_regex(rb"[0-9]{0,21}", fullmatch=True),
+    st.one_of(st.just(b""), st.binary(min_size=1, max_size=9).filter(lambda t: t[:1] not in b"0123456789")),
+)
+def test_digits_are_counted_and_valued_up_to_the_first_other_byte(number, rest):
+    count, value = digits(array(number + rest), 0)
+    assert (count, value) == ((len(number), int(number or b"0")) if len(number) <= 18 else (0, 0))
+
+
+@pytest.mark.parametrize("other", [b"/", b":", b'"', b".", b"\x00", b"\x80", b"\xb0", b"\xff"])
+@pytest.mark.parametrize("position", range(8))
+def test_every_byte_that_is_no_digit_ends_a_number(other, position):
+    text = b"12345678"[:position] + other + b"9" * 8
+    assert digits(array(text), 0) == (position, int(b"12345678"[:position] or b"0"))
+
+
+@SETTINGS
+@given(st.binary(max_size=30), st.integers(0, 12), st.integers(0, 30), st.integers(0, 255))
+def test_same_bytes_is_true_only_for_equal_bytes(text, start, place, value):
+    text = bytes(max(byte, 1) for byte in text)  # literals have no NUL
+    literal = array(b"__" + text[start:] + bytes(8))
+    stop = 2 + len(text[start:])
+    assert same_bytes(array(text), start, literal, 2, stop)
+    if place < len(text[start:]):
+        changed = bytearray(text)
+        changed[start + place] = value
+        assert same_bytes(array(bytes(changed)), start, literal, 2, stop) == (bytes(changed) == text)
+    assert not same_bytes(array(text), start, array(b"__" + text[start:] + b"x" + bytes(8)), 2, stop + 1)
+
+
+@SETTINGS
+@given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=8))
+def test_a_hash_depends_on_the_two_texts_and_on_nothing_around_them(bids, asks, around):
+    def hashed(text, *ranges):
+        return tuple(int(part) for part in hash_ranges(array(text), *ranges))
+
+    alone = hashed(bids + asks, 0, len(bids), len(bids), len(bids) + len(asks))
+    start, middle = len(around), 2 * len(around) + len(bids)
+    assert hashed(around + bids + around + asks + around, start, start + len(bids), middle, middle + len(asks)) == alone
+    ask_first = hashed(asks + around + bids, len(asks + around), len(asks + around + bids), 0, len(asks))
+    assert ask_first == alone
+
+
+def test_texts_that_differ_in_one_bit_or_in_where_they_are_cut_have_other_hashes_in_both_halves():
+    text = b'[["61737.63000000","0.00000000"],["61730.17000000","1.50000000"]][["1","2"]]'
+    variants = [text, text + b"\x00", text[:-1]]
+    for bit in range(8 * len(text)):
+        changed = bytearray(text)
+        changed[bit // 8] ^= 1 << bit % 8
+        variants.append(bytes(changed))
+    seen = [hash_ranges(array(variant), 0, 65, 65, len(variant)) for variant in variants]
+    seen += [hash_ranges(array(text), 0, cut, cut, len(text)) for cut in range(len(text)) if cut != 65]
+    assert len({int(first) for first, _ in seen}) == len(seen)
+    assert len({int(second) for _, second in seen}) == len(seen)
+
+
+@SETTINGS
+@given(st.integers(0, 2**63 - 1), st.integers(0, 3))
+def test_an_integer_is_printed_as_python_prints_it(value, position):
+    out = np.zeros(40, np.uint8)
+    end = put_integer(out, position, value)
+    assert out[position:end].tobytes() == str(value).encode()
+
+
+@SETTINGS
+@given(st.integers(1, 8), st.integers(0, 10**8 - 1))
+def test_a_fraction_is_printed_with_all_its_zeros(count, value):
+    value %= 10**count
+    out = np.zeros(24, np.uint8)
+    assert put_digits(out, 1, value, count) == 1 + count
+    assert out[1 : 1 + count].tobytes() == f"{value:0{count}d}".encode()
+
+
+@SETTINGS
+@given(st.binary(max_size=30))
+def test_bytes_are_copied_whole(text):
+    out = np.zeros(50, np.uint8)
+    assert put_bytes(out, 2, array(b"_" + text + bytes(8)), 1, 1 + len(text)) == 2 + len(text)
+    assert out[2 : 2 + len(text)].tobytes() == text
+
+
+def test_bits_are_found_at_both_ends_of_a_word():
+    for low in range(64):
+        for high in range(low, 64):
+            assert bits_around(np.uint64(1 << low | 1 << high)) == (low, 63 - high)
+    assert bits_around(np.uint64(0)) == (64, 64)

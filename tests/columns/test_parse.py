@@ -1,0 +1,244 @@
+"""Texts to headers and levels, against the slow decoder."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.frames import frame, frames, line, mutated
+from support.oracle import decimals, decode_line, mantissa
+from twintape.columns import templates as templates_module
+from twintape.columns.parse import SLOW, UNDECODABLE, TemplateSet, exponents, frame_of, levels, scan
+from twintape.columns.schema import Template
+from twintape.core.errors import CorruptionError, WireError
+from twintape.core.markets import Market
+
+SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+SPOT, USDM = Market.SPOT, Market.USDM
+RECEIVE_TIMES = st.one_of(st.integers(0, 2**63 - 1), st.integers(10**18, 2 * 10**18))
+
+
+@st.composite
+def texts(draw):
+    """A market and the lines of one stream, most of them regular."""
+    market = draw(st.sampled_from(list(Market)))
+    rows = draw(st.lists(st.one_of(frames(market), frames(market), mutated(market)), max_size=8))
+    repeated = draw(st.lists(st.sampled_from(rows), max_size=4)) if rows else []
+    return market, [line(text, draw(RECEIVE_TIMES)) for _, text in [*rows, *repeated]]
+
+
+def levels_of(text, headers, templates, market, rows=None, exponent=None):
+    rows = np.flatnonzero(headers.template != UNDECODABLE) if rows is None else rows
+    price, quantity = exponent or exponents(headers.price_decimals, headers.quantity_decimals)
+    return levels(
+        text,
+        headers.offset[rows],
+        headers.length[rows],
+        headers.template[rows],
+        templates,
+        market=market,
+        price_exponent=price,
+        quantity_exponent=quantity,
+    ), (price, quantity)
+
+
+@SETTINGS
+@given(texts())
+def test_headers_say_what_the_slow_decoder_says(case):
+    market, lines = case
+    text = b"".join(lines)
+    headers = scan(text, market, TemplateSet())
+    assert len(headers) == len(lines)
+    start = 0
+    for row, raw in enumerate(lines):
+        receive_time, event = decode_line(raw[:-1], market)
+        assert (headers.offset[row], headers.length[row], headers.receive_time_ns[row]) == (start, len(raw) - 1, receive_time)
+        assert frame_of(text, start, len(raw) - 1) == raw.partition(b" ")[2][:-1]
+        start += len(raw)
+        ids = [getattr(headers, name)[row] for name in ("event_time_us", "transaction_time_us", "prev", "first", "final")]
+        counts = (headers.bid_count[row], headers.ask_count[row])
+        needed = (headers.price_decimals[row], headers.quantity_decimals[row])
+        if event is None:
+            assert headers.template[row] == UNDECODABLE
+            assert (ids, counts, needed, headers.content_hash[row].tolist()) == ([-1] * 5, (0, 0), (0, 0), [0, 0])
+            continue
+        assert headers.template[row] >= SLOW
+        transaction_time = -1 if event.transaction_time_us is None else event.transaction_time_us
+        assert ids == [event.event_time_us, transaction_time, event.prev_update_id, event.first_update_id, event.final_update_id]
+        assert counts == (len(event.bids), len(event.asks))
+        rows = (*event.bids, *event.asks)
+        assert needed == tuple(max((decimals(level[place]) for level in rows), default=0) for place in (0, 1))
+
+
+@SETTINGS
+@given(texts())
+def test_the_template_of_a_line_does_not_depend_on_the_lines_around_it(case):
+    market, lines = case
+    forward, backward = TemplateSet(), TemplateSet()
+    headers = scan(b"".join(lines), market, forward)
+    reverse = scan(b"".join(reversed(lines)), market, backward)
+
+    def shapes(found, templates):
+        return [templates[code] if code >= 0 else int(code) for code in found.template]
+
+    assert shapes(headers, forward) == shapes(reverse, backward)[::-1]
+    assert headers.content_hash.tolist() == reverse.content_hash.tolist()[::-1]
+
+
+@SETTINGS
+@given(texts())
+def test_levels_are_the_exact_decimals_of_the_frames(case):
+    market, lines = case
+    text = b"".join(lines)
+    templates = TemplateSet()
+    headers = scan(text, market, templates)
+    rows = np.flatnonzero(headers.template != UNDECODABLE)[::-1]
+    events = [decode_line(lines[row][:-1], market)[1] for row in rows]
+    exponent = exponents(headers.price_decimals, headers.quantity_decimals)
+    largest = [max((mantissa(level[p], exponent[p]) for e in events for level in (*e.bids, *e.asks)), default=0) for p in (0, 1)]
+    if max(largest) >= 2**63:
+        with pytest.raises(WireError):
+            levels_of(text, headers, templates, market, rows)
+        return
+    found, _ = levels_of(text, headers, templates, market, rows)
+    assert len(found) == len(rows)
+    for row, event in enumerate(events):
+        for side, offsets, price, quantity in (
+            (event.bids, found.bid_offsets, found.bid_price, found.bid_quantity),
+            (event.asks, found.ask_offsets, found.ask_price, found.ask_quantity),
+        ):
+            place = slice(offsets[row], offsets[row + 1])
+            expected = [(mantissa(p, exponent[0]), mantissa(q, exponent[1])) for p, q in side]
+            assert list(zip(price[place].tolist(), quantity[place].tolist(), strict=True)) == expected
+    assert (len(found.bid_price), len(found.ask_price)) == (found.bid_offsets[-1], found.ask_offsets[-1])
+
+
+@SETTINGS
+@given(st.sampled_from(list(Market)).flatmap(lambda market: st.tuples(frames(market), st.binary(max_size=60))))
+def test_no_text_makes_the_scanner_read_or_write_astray(case):
+    (market, text), junk = case
+    junk = junk.replace(b"\n", b"")
+    for cut in (1, 7, 8, 9, len(text) // 2, len(text) - 1):
+        for broken in (text[:cut], text[:cut] + junk):
+            headers = scan(line(broken) + line(text), market, TemplateSet())
+            assert len(headers) == 2
+
+
+def test_an_empty_text_has_no_lines():
+    headers = scan(b"", SPOT, TemplateSet())
+    assert len(headers) == 0
+    found, exponent = levels_of(b"", headers, TemplateSet(), SPOT)
+    assert (len(found), exponent) == (0, (0, 0))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"1 {}",
+        b"{}\n",
+        b" {}\n",
+        b"01 {}\n",
+        b"1{}\n",
+        b"\n",
+        b"9223372036854775808 {}\n",
+        b"12345678901234567890 {}\n",
+        b"0999999999999999999 {}\n",
+    ],
+)
+def test_a_text_that_is_not_whole_lines_is_corrupt(text):
+    with pytest.raises(CorruptionError):
+        scan(line(frame()) + text, SPOT, TemplateSet())
+
+
+def test_a_stream_printed_one_way_has_one_template_and_a_second_text_adds_none():
+    templates = TemplateSet()
+    text = b"".join(line(frame(final=12 + i)) for i in range(5))
+    assert scan(text, SPOT, templates).template.tolist() == [0] * 5
+    assert scan(text, SPOT, templates).template.tolist() == [0] * 5
+    assert len(templates) == 1
+
+
+def test_templates_beyond_the_limit_go_the_slow_way_and_are_exact_there(monkeypatch):
+    monkeypatch.setattr(templates_module, "TEMPLATES_MAX", 2)
+    shapes = [frame(extra=f'"x":{number},') for number in range(4)]
+    templates = TemplateSet()
+    text = b"".join(line(shape) for shape in shapes)
+    headers = scan(text, SPOT, templates)
+    assert headers.template.tolist() == [0, 1, SLOW, SLOW]
+    found, _ = levels_of(text, headers, templates, SPOT)
+    assert found.bid_price.tolist() == [51] * 4
+    assert found.ask_quantity.tolist() == [10] * 4
+    assert len({tuple(row) for row in headers.content_hash.tolist()}) == 1
+
+
+def test_equal_levels_have_equal_hashes_however_the_rest_is_printed():
+    texts = [
+        frame(),
+        frame(wrapped=False),
+        frame(final=99, event_time="1723161255208000"),
+        frame(extra='"x":1,', keys="a b u U s E e"),
+        frame(extra='"x":"\\n",'),
+    ]
+    headers = scan(b"".join(map(line, texts)), SPOT, TemplateSet())
+    assert headers.template.tolist() == [0, 1, 2, 3, SLOW]
+    assert len({tuple(row) for row in headers.content_hash.tolist()}) == 1
+    others = [
+        frame(bids=()),
+        frame(asks=()),
+        frame(bids=(("5.10", "0.201"),)),
+        frame(bids=(("5.20", "1.000"),), asks=(("5.10", "0.200"),)),
+    ]
+    hashes = scan(b"".join(map(line, [texts[0], *others])), SPOT, TemplateSet()).content_hash
+    assert len(set(hashes[:, 0].tolist())) == len(set(hashes[:, 1].tolist())) == 5
+
+
+def test_exponents_ask_for_the_decimals_that_are_needed_not_for_those_that_are_printed():
+    text = line(frame(bids=(("61737.63000000", "0.00000000"),), asks=(("61737.60000000", "1.50000000"),)))
+    templates = TemplateSet()
+    headers = scan(text, SPOT, templates)
+    found, exponent = levels_of(text, headers, templates, SPOT)
+    assert exponent == (-2, -1)
+    assert (found.bid_price.tolist(), found.ask_price.tolist(), found.ask_quantity.tolist()) == ([6173763], [6173760], [15])
+    finer, _ = levels_of(text, headers, templates, SPOT, exponent=(-9, -18))
+    assert (finer.bid_price.tolist(), finer.ask_quantity.tolist()) == ([61737630000000], [1500000000000000000])
+
+
+@pytest.mark.parametrize("exponent", [(-1, -1), (-2, 0), (0, -1), (-18, -1)])
+def test_a_value_that_is_no_mantissa_at_the_exponent_is_refused_by_name(exponent):
+    text = line(frame(bids=(("61737.63", "0.0"),), asks=(("61737.60", "1.5"),)))
+    templates = TemplateSet()
+    headers = scan(text, SPOT, templates)
+    with pytest.raises(WireError, match=r"line at byte 0, ids \(9, 12\]"):
+        levels_of(text, headers, templates, SPOT, exponent=exponent)
+
+
+def test_exponents_never_go_below_what_an_int64_can_scale():
+    text = line(frame(bids=(("0." + "0" * 24 + "1", "1"),), asks=()))
+    headers = scan(text, SPOT, TemplateSet())
+    assert headers.price_decimals.tolist() == [25]
+    assert exponents(headers.price_decimals, headers.quantity_decimals) == (-18, 0)
+    with pytest.raises(WireError):
+        levels_of(text, headers, TemplateSet(), SPOT)
+
+
+def test_undecodable_lines_have_no_levels():
+    text = line(b"{}")
+    headers = scan(text, SPOT, TemplateSet())
+    with pytest.raises(WireError):
+        levels_of(text, headers, TemplateSet(), SPOT, rows=np.array([0]))
+
+
+def test_a_foreign_template_set_is_noticed_and_the_levels_are_still_exact():
+    text = line(frame())
+    headers = scan(text, SPOT, TemplateSet())
+    foreign = TemplateSet([Template(("{", "b", "}"), 1, 1)])
+    found, _ = levels_of(text, headers, foreign, SPOT)
+    assert found.bid_price.tolist() == [51]
+
+
+def test_ids_and_times_keep_their_meaning_per_market():
+    text = line(frame(USDM, first=10, final=12, prev=3))
+    futures = scan(text, USDM, TemplateSet())
+    assert (futures.prev.tolist(), futures.transaction_time_us.tolist()) == ([3], [1723161255200000])
+    spot = scan(line(frame(first=0, final=0)), SPOT, TemplateSet())
+    assert (spot.prev.tolist(), spot.transaction_time_us.tolist(), spot.template.tolist()) == ([-1], [-1], [0])
