@@ -370,10 +370,8 @@ def test_subscribe_messages_pongs_and_pings_together_stay_within_the_message_bud
     sent = [(rig.now, action) for action in rig.opening]
     for _ in range(400):
         rig.now += S // 20
-        for action in rig.session.ping(b"p", rig.now):
-            sent.append((rig.now, action))
-        for action in rig.session.tick(rig.now, rig.wall):
-            sent.append((rig.now, action))
+        actions = [*rig.session.ping(b"p", rig.now), *rig.session.tick(rig.now, rig.wall)]
+        sent += [(rig.now, action) for action in actions]
     messages = [(time, action) for time, action in sent if isinstance(action, Send | Ping | Pong)]
     for start, _ in messages:
         assert sum(start <= time < start + S for time, _ in messages) < limit

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from twintape.core.budget import SECOND_NS, Window
@@ -206,16 +208,24 @@ def test_a_candidate_serves_at_once_when_the_old_one_ends_before_the_change():
     assert rig.tick(10) == []
 
 
-def test_only_the_serving_connection_may_ask_to_be_replaced():
-    rig = Rig()
-    old = rig.connect()
-    rig.shard.replace(old, "age")
-    new = rig.open(rig.tick(1)[0].session)
-    rig.shard.replace(new, "silent")
-    rig.trade(new)
-    rig.tick(3)
-    assert rig.shard.serving is new
-    assert rig.tick(10) == []
+def test_a_candidate_that_is_told_to_go_elsewhere_is_replaced_when_it_serves_and_not_in_a_storm():
+    rig = Rig(draw=1.0)
+    session, dials = rig.connect(), []
+    shutdown = b'{"e":"serverShutdown","E":1}'
+    session.frame(1, shutdown, rig.now)
+    rig.shard.replace(session, "server shutdown")
+    for _ in range(1200):
+        for order in rig.tick(0.5):
+            if isinstance(order, Dial):
+                dials.append(rig.now)
+                new = rig.open(order.session)
+                rig.trade(new)
+                new.frame(1, shutdown, rig.now)
+                rig.shard.replace(new, "server shutdown")
+    gaps = [(after - before) / S for before, after in itertools.pairwise(dials)]
+    assert gaps[0] < 4
+    assert gaps[-1] >= 30
+    assert len(dials) < 40
 
 
 @pytest.mark.parametrize(("draw", "age_s"), [(0.0, 3600), (1.0, 3240)])

@@ -143,7 +143,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             dialer=PicowsDialer(),
             rest=http,
             spools=spools,
-            upload=lambda sealed: upload_one(store, sealed, read=read, sleep=clock.sleep, draw=draw),
+            # One attempt at a time: the shipper waits between them, and says so.
+            upload=lambda sealed: upload_one(store, sealed, read=read, sleep=clock.sleep, draw=draw, attempts=1),
             draw=draw,
             journal=json_journal(stream) if not sys.stderr.isatty() else _TerminalJournal(),
         )

@@ -293,8 +293,7 @@ class Session:
         self._stop_reason = ""
         self._check_ns = now_ns + CHECK_NS
         self._whole = _Stream(StreamMemory("!whole"), now_ns)
-        self._replace_asked = False
-        self._shutdown = False
+        self.replace_reason: str | None = None
 
     @property
     def subscribed(self) -> bool:
@@ -445,7 +444,6 @@ class Session:
     def _other(self, payload: bytes) -> Sequence[Action]:
         """Take a frame of no stream we subscribed: an answer, a notice, or something nobody expects."""
         if is_shutdown_notice(payload):
-            self._shutdown = True
             return (Notice("server_shutdown"), *self._replace("server shutdown"))
         if len(payload) < 4096 and b'"id"' in payload:
             try:
@@ -541,9 +539,9 @@ class Session:
         return []
 
     def _replace(self, reason: str) -> tuple[Action, ...]:
-        if self._replace_asked:
+        if self.replace_reason is not None:
             return ()
-        self._replace_asked = True
+        self.replace_reason = reason
         return (Replace(reason),)
 
     def _suspect(self, stream: _Stream, now_ns: int, names: list[str] | None) -> Action:

@@ -116,7 +116,7 @@ class Shard:
             self._wanted = "age"
         if serving is not None and self.candidate is not None and self._may_retire(serving, self.candidate, now_ns):
             actions.append(Retire(serving, f"replaced: {self._wanted}"))
-            self._promote(self.candidate)
+            self._promote(self.candidate, now_ns)
         elif self._lacks_connection() and may_dial and now_ns >= self._dial_at_ns and self._attempts.take(now_ns):
             actions.append(Dial(self._new(now_ns, wall_ns)))
         return actions
@@ -130,7 +130,7 @@ class Shard:
             self._rotate_at_ns = now_ns + int(self._rotate_ns * (1 - 0.1 * self._draw()))
 
     def replace(self, session: Session, reason: str) -> None:
-        """Take a session's wish to be replaced; a candidate that wishes so is simply let go when it ends."""
+        """Take a session's wish to be replaced; a candidate's wish counts when it serves."""
         if session is self.serving and self._wanted is None:
             self._wanted = reason
 
@@ -146,7 +146,7 @@ class Shard:
         if session is self.candidate:
             self.candidate = None
         elif self.candidate is not None:
-            self._promote(self.candidate)
+            self._promote(self.candidate, now_ns)
         else:
             self.serving = None
             self._wanted = None
@@ -171,9 +171,13 @@ class Shard:
             self.candidate = session
         return session
 
-    def _promote(self, session: Session) -> None:
-        self.serving, self.candidate, self._wanted = session, None, None
+    def _promote(self, session: Session, now_ns: int) -> None:
+        self.serving, self.candidate, self._wanted = session, None, session.replace_reason
         self._rotate_at_ns = session.opened_ns + int(self._rotate_ns * (1 - 0.1 * self._draw()))
+        if self._wanted is not None:
+            # It was told at once to go elsewhere, as by a draining pool of servers: ask again, but not in a storm.
+            self.failures += 1
+            self._dial_at_ns = max(self._dial_at_ns, now_ns + backoff_ns(self.failures, self._draw()))
 
     def _may_retire(self, serving: Session, candidate: Session, now_ns: int) -> bool:
         """Return whether the candidate has taken over."""
