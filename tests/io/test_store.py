@@ -122,8 +122,9 @@ async def test_list_takes_a_prefix_of_the_key_not_of_its_parts(store):
     assert await keys(store, "proof/market=spot/symbol=%E5") == ["proof/market=spot/symbol=%E5%B8%81/g0001.json"]
     assert await keys(store, "nothing/") == []
     assert len(await keys(store, "")) == 6
-    infos = [info async for info in store.list("a/c")]
-    assert infos == [await store.head("a/c")]
+    (listed,), headed = [info async for info in store.list("a/c")], await store.head("a/c")
+    assert (listed.key, listed.size) == (headed.key, headed.size) == ("a/c", 1)
+    assert abs(listed.modified_ns - headed.modified_ns) < 10**9, "S3 gives whole seconds to HEAD and milliseconds to LIST"
 
 
 async def test_list_finds_more_than_a_page(store):
@@ -182,6 +183,99 @@ async def test_an_unclear_put_is_decided_by_what_is_there():
     await create_by_reading_back(store, "k", b"mine", unclear)
     with pytest.raises(AlreadyExistsError):
         await create_by_reading_back(store, "k", b"other", unclear)
+
+
+@pytest.fixture
+def canaries(monkeypatch):
+    key_id, secret, session = CANARIES
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    monkeypatch.setenv("AWS_SESSION_TOKEN", session)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+
+
+class TinyStore(asyncio.Protocol):
+    """As much of S3 as one object needs; the first answers to PUT get lost after the object is there, or instead of it."""
+
+    objects: dict[str, bytes]
+    lost_after: int
+    lost_before: int
+
+    def connection_made(self, transport):
+        self.transport, self.buffer = transport, b""
+
+    def data_received(self, data):
+        self.buffer += data
+        head, separator, body = self.buffer.partition(b"\r\n\r\n")
+        method, path, _ = head.split(b"\r\n")[0].decode().split(" ")
+        headers = dict(line.lower().split(": ", 1) for line in head.decode().split("\r\n")[1:])
+        if separator and len(body) >= int(headers.get("content-length", 0)):
+            self.buffer = b""
+            self.answer(method, path, headers, body)
+
+    def answer(self, method, path, headers, body):
+        cls = type(self)
+        if method == "PUT" and cls.lost_before:
+            cls.lost_before -= 1
+            self.transport.abort()
+        elif method == "PUT":
+            assert headers["if-none-match"] == "*"
+            known = path in self.objects
+            self.objects.setdefault(path, body)
+            if cls.lost_after:
+                cls.lost_after -= 1
+                self.transport.abort()
+            else:
+                self.send("412 Precondition Failed" if known else "200 OK", b"")
+        else:
+            self.send("200 OK" if path in self.objects else "404 Not Found", self.objects.get(path, b""))
+
+    def send(self, status, body):
+        extra = 'ETag: "e"\r\nLast-Modified: Sun, 22 Nov 2026 09:00:00 GMT\r\n'
+        self.transport.write(
+            f"HTTP/1.1 {status}\r\n{extra}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+        )
+        self.transport.close()
+
+
+@pytest.fixture
+async def tiny(monkeypatch, canaries):
+    TinyStore.objects, TinyStore.lost_after, TinyStore.lost_before = {}, 0, 0
+    server = await asyncio.get_running_loop().create_server(TinyStore, "127.0.0.1", 0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    monkeypatch.setattr("twintape.io.cloud.RETRIES_MAX", 1)
+    yield TinyStore
+    server.close()
+
+
+async def test_a_put_whose_answer_was_lost_is_success_if_the_object_is_ours(tiny):
+    tiny.lost_after = 1  # the client's own retry then meets "already exists"
+    await open_store("s3://bucket/p").create("k", b"mine")
+    assert tiny.objects == {"/bucket/p/k": b"mine"}
+
+
+async def test_a_put_whose_answers_were_all_lost_is_success_if_the_object_is_ours(tiny):
+    tiny.lost_after = 2
+    await open_store("s3://bucket/p").create("k", b"mine")
+    assert tiny.lost_after == 0
+
+
+async def test_a_put_whose_answer_was_lost_is_refused_if_the_object_is_not_ours(tiny):
+    tiny.objects["/bucket/p/k"] = b"theirs"
+    tiny.lost_after = 2
+    with pytest.raises(AlreadyExistsError):
+        await open_store("s3://bucket/p").create("k", b"mine")
+
+
+async def test_a_put_that_never_landed_is_unknown_and_may_be_repeated(tiny):
+    tiny.lost_before = 2
+    with pytest.raises(StoreError, match="outcome of the put unknown") as caught:
+        await open_store("s3://bucket/p").create("k", b"mine")
+    assert caught.value.retryable
+    await open_store("s3://bucket/p").create("k", b"mine")
+    assert tiny.objects == {"/bucket/p/k": b"mine"}
 
 
 # --- files -------------------------------------------------------------------------------------------------------------------
@@ -323,17 +417,6 @@ def test_a_place_that_cannot_be_a_directory_is_refused(tmp_path):
         open_store(str(tmp_path / "file"))
 
 
-@pytest.fixture
-def canaries(monkeypatch):
-    key_id, secret, session = CANARIES
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key_id)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
-    monkeypatch.setenv("AWS_SESSION_TOKEN", session)
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-
-
 class Echo(asyncio.Protocol):
     """A server that answers every request with an error that repeats the whole request: the worst a store can do."""
 
@@ -377,7 +460,8 @@ async def test_a_store_that_refuses_us_is_not_asked_again(canaries, monkeypatch)
     assert not caught.value.retryable
 
 
-async def test_a_store_that_cannot_be_reached_may_be_asked_again(canaries):
+async def test_a_store_that_cannot_be_reached_may_be_asked_again(canaries, monkeypatch):
+    monkeypatch.setattr("twintape.io.cloud.RETRIES_MAX", 1)
     store = open_store("s3://bucket/prefix")
     with pytest.raises(StoreError, match="outcome of the put unknown") as caught:
         await store.create("k", b"x")
