@@ -281,3 +281,18 @@ async def test_a_certificate_of_an_unknown_authority_or_for_another_name_is_refu
             await PicowsDialer().dial(url, Listener(), timeout_s=5)
         with pytest.raises(OSError, match=r"TLS certificate refused: IP address mismatch"):
             await PicowsDialer(ca_file=str(tmp_path / "ca.pem")).dial(url, Listener(), timeout_s=5)
+
+
+async def test_a_server_that_hangs_up_in_the_middle_of_the_handshake_is_an_os_error():
+    """picows returns as if all were well and never tells the listener: a collector would wait for ever for a connection that is none."""
+
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.transport.abort()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    with pytest.raises(OSError, match="ended during the websocket handshake"):
+        await PicowsDialer().dial(f"ws://127.0.0.1:{port}/stream", Listener(), timeout_s=5)
+    server.close()
+    await server.wait_closed()

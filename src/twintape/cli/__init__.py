@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from twintape.cli.demo import demo
 from twintape.cli.exchange import exchange
 from twintape.cli.look import book, cat, import_, inspect, ls
 from twintape.cli.night import merge, nightly, proof, prune, verify
@@ -30,6 +31,7 @@ app.command()(inspect)
 app.command()(cat)
 app.command()(book)
 app.command()(exchange)
+app.command()(demo)
 
 
 @app.callback()

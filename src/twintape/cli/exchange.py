@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
 
     from twintape.core.markets import Market
@@ -44,13 +45,16 @@ def exchange(
     gateways: Annotated[int, typer.Option(min=1, help="How many front-ends (ports) to open.")] = 1,
     gateway: Annotated[
         list[str] | None,
-        typer.Option(help="Options of the gateways in order: port=,partition=,rate=,jitter-us=,rest-lag-s=,seed=; repeatable."),
+        typer.Option(
+            help="Options of the gateways in order: port=,partition=,rate=,jitter-us=,rest-lag-s=,ack-delay-s=,seed=; repeatable."
+        ),
     ] = None,
     fault: Annotated[list[str] | None, typer.Option(help="kind:gateway:start-stop, such as fin:0:0.2-0.4; repeatable.")] = None,
     wait_clients: Annotated[int, typer.Option(min=-1, help="Start when so many connections have subscribed; -1: by hand.")] = 0,
     ping_interval: Annotated[float, typer.Option(help="Seconds between pings; 0: as documented.")] = 0,
     pong_deadline: Annotated[float, typer.Option(help="Seconds until a missing pong ends a connection; 0: as documented.")] = 0,
     deflate: Annotated[bool, typer.Option(help="Grant permessage-deflate.")] = False,
+    certificate: Annotated[Path | None, typer.Option(help="Serve TLS: PEM file of the certificate and its private key.")] = None,
     exit_at_end: Annotated[bool, typer.Option(help="Stop when everything has been played.")] = False,
 ) -> None:
     """Speak Binance's websocket and REST paths on loopback, from recordings or from a seed.
@@ -95,6 +99,7 @@ def exchange(
                 wait_clients=None if wait_clients < 0 else wait_clients,
                 keep_alive=KeepAlive(ping_interval or None, pong_deadline or None),
                 deflate=deflate,
+                tls=_tls(certificate),
                 exit_at_end=exit_at_end,
             )
         )
@@ -131,6 +136,21 @@ def _start_ns(text: str) -> int:
     except ValueError as error:
         raise ConfigError(f"not a time: {text!r}", hint="such as 2026-11-22T23:59:00Z") from error
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()) * 1_000_000_000
+
+
+def _tls(certificate: Path | None) -> ssl.SSLContext | None:
+    import ssl
+
+    from twintape.core.errors import ConfigError
+
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate)
+    except OSError as error:
+        raise ConfigError(f"cannot serve TLS with {certificate}: {error}") from error
+    return context
 
 
 def _speed(text: str) -> float:

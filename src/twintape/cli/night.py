@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,7 +24,10 @@ from twintape.cli.common import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from twintape.core.manifest import Proof
+    from twintape.core.night_settings import NightlySettings
     from twintape.io.merge import DayOutcome
     from twintape.io.prune import PrunePlan
 
@@ -232,56 +234,63 @@ def prune(
     Exit code 3 if the store forbids pruning.
     """
     with guarded():
-        plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute))
+        plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute, json=json))
     if json:
-        print_json(
-            {
-                "write_id": plan.write_id,
-                "plan": [plain(d) for d in plan.delete],
-                "kept": [plain(k) for k in plan.kept],
-                "done": report,
-            }
-        )
-        return
-    print_prune(plan, report)
+        listed = {"delete": [plain(d) for d in plan.delete], "kept": [plain(k) for k in plan.kept]}
+        print_json({"write_id": plan.write_id, **listed, "done": report})
 
 
-def print_prune(plan: PrunePlan, report: dict[str, Any] | None) -> None:
-    """Print what a prune found, and did."""
-    for deletion in plan.delete:
+SHOWN_MAX = 12
+"""Lines of a plan that are printed for people; all of it is in the receipt, and in --json."""
+
+
+def _print_plan(plan: PrunePlan) -> None:
+    for deletion in plan.delete[:SHOWN_MAX]:
         print(f"delete {deletion.key}  ({deletion.why}, {size_text(deletion.size)})")
+    if len(plan.delete) > SHOWN_MAX:
+        print(f"… and {len(plan.delete) - SHOWN_MAX} more; --json prints all")
     reasons: dict[str, int] = {}
     for kept in plan.kept:
         reasons[kept.reason] = reasons.get(kept.reason, 0) + 1
     for reason, count in sorted(reasons.items()):
         print(f"keep   {count} objects: {reason}")
-    verb = "would free" if report is None else "freed"
     print(
-        f"{len(plan.delete)} objects to delete, {verb} {size_text(plan.delete_bytes)}; re-read {size_text(plan.checked_bytes)} of the archive"
+        f"{len(plan.delete)} objects to delete, {size_text(plan.delete_bytes)};"
+        f" re-read {size_text(plan.checked_bytes)} of the archive to be sure",
+        flush=True,
     )
-    if report is None and plan.delete:
-        print("dry run: nothing was deleted; --execute deletes")
-    elif report is not None:
-        print(f"deleted {len(report['deleted'])}, already gone {len(report['absent'])}; receipt {plan.write_id}")
+
+
+def _print_done(plan: PrunePlan, report: Mapping[str, Any] | None) -> None:
+    if report is None:
+        print("dry run: nothing was deleted; --execute deletes" if plan.delete else "nothing to delete")
+    else:
+        print(f"deleted {len(report['deleted'])}, already gone {len(report['absent'])}; receipt/v1/{plan.write_id}")
 
 
 async def _prune(
-    url: str, market: str | None, grace_ns: int, gapped_grace_ns: int, *, execute: bool
-) -> tuple[PrunePlan, dict[str, Any] | None]:
+    url: str, market: str | None, grace_ns: int, gapped_grace_ns: int, *, execute: bool, json: bool
+) -> tuple[PrunePlan, Mapping[str, Any] | None]:
+    """Plan, print the plan, and only then delete."""
     import secrets
 
     from twintape.core.manifest import PrunePolicy
     from twintape.io.prune import PruneRun, execute_prune, plan_prune
     from twintape.io.store import open_store
 
-    with progress() as tell:
+    with progress(quiet=json) as tell:
         run = PruneRun(open_store(url), lambda: secrets.token_hex(8), PrunePolicy(grace_ns, gapped_grace_ns), progress=tell)
         plan = await plan_prune(run, markets_of(market))
-        if not execute:
-            return plan, None
-        for deletion in plan.delete:
-            print(f"delete {deletion.key}", file=sys.stderr)
-        return plan, dict(plain(await execute_prune(run, plan)))
+    if not json:
+        _print_plan(plan)
+    report = None
+    if execute:
+        with progress(quiet=json) as tell:
+            run.progress = tell
+            report = plain(await execute_prune(run, plan))
+    if not json:
+        _print_done(plan, report)
+    return plan, report
 
 
 def nightly(
@@ -303,7 +312,7 @@ def nightly(
         text = "" if config is None else _read(config)
         options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
         settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
-        outcomes, plan, report = run_async(_nightly(settings))
+        outcomes, report = run_async(_nightly(settings, json=json))
     if json:
         print_json(
             {
@@ -314,10 +323,6 @@ def nightly(
                 "pruned": report,
             }
         )
-    else:
-        _report([outcome for outcome in outcomes if outcome.fresh], json=False)
-        if plan is not None:
-            print_prune(plan, report)
     if any(outcome.status in ("gapped", "conflicted") and outcome.fresh for outcome in outcomes):
         raise SystemExit(FINDINGS)
 
@@ -331,21 +336,22 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot read {path}: {error}") from error
 
 
-async def _nightly(settings: Any) -> tuple[list[DayOutcome], PrunePlan | None, dict[str, Any] | None]:
+async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOutcome], Mapping[str, Any] | None]:
     from twintape.io.clock import SystemClock
     from twintape.io.merge import merge_date
     from twintape.io.nightly import due_dates
     from twintape.io.store import open_store
 
     outcomes: list[DayOutcome] = []
-    with progress() as tell:
+    with progress(quiet=json) as tell:
         async with merge_run(open_store(settings.store), jobs=settings.jobs, scratch=settings.scratch, tell=tell) as run:
             for which in markets_of(None):
                 for date in await due_dates(run.store, which, SystemClock().wall_ns(), collectors=settings.collectors):
                     outcomes += await merge_date(run, which, date)
+    if not json:
+        _report([outcome for outcome in outcomes if outcome.fresh], json=False)
     if not settings.prune:
-        return outcomes, None, None
-    plan, report = await _prune(
-        settings.store, None, duration_ns(settings.grace), duration_ns(settings.gapped_grace), execute=settings.execute
-    )
-    return outcomes, plan, report
+        return outcomes, None
+    graces = duration_ns(settings.grace), duration_ns(settings.gapped_grace)
+    _, report = await _prune(settings.store, None, *graces, execute=settings.execute, json=json)
+    return outcomes, report

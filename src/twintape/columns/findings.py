@@ -13,6 +13,7 @@ from twintape.columns.lines import Chunk
 from twintape.columns.merge import MergedDay
 from twintape.columns.schema import BOOK_UNKNOWN, EPOCH_START, GAP_BEFORE, LINE_SWITCH
 from twintape.core.manifest import EpochStart, Fates, GapRecord, LineStatistics, Overlap, PathRun, Switch, UnknownRange
+from twintape.core.sequence import coverage
 
 __all__ = [
     "epochs",
@@ -177,6 +178,7 @@ def line_statistics(day: MergedDay) -> list[LineStatistics]:
                 verbatim=int(np.isin(fate[mine], VERBATIM).sum()),
                 owed=int((mine & (fate == Fate.OWED)).sum()),
                 only_here=int((heard_by[day.fates.place[chosen]] == 1).sum()),
+                missed=_missed(day, inside),
                 first_receive_time_ns=int(times.min()) if len(times) else None,
                 last_receive_time_ns=int(times.max()) if len(times) else None,
                 gaps=_gaps_of_line(day, inside),
@@ -191,6 +193,24 @@ def _lines_per_event(day: MergedDay) -> Ints:
     known = np.flatnonzero(place >= 0)
     pairs = np.unique(np.stack([place[known], day.lines.line[known]]), axis=1)
     return np.bincount(pairs[0], minlength=len(day.fates.chain))
+
+
+def _missed(day: MergedDay, inside: NDArray[np.bool_]) -> int:
+    """Return how many events of the chain have ids that the line did not hear, however it was cut."""
+    lines, chain = day.lines, day.fates.chain
+    total = 0
+    for epoch in np.unique(lines.epoch[chain]).tolist():
+        wanted = chain[lines.epoch[chain] == epoch]
+        heard = np.flatnonzero(inside & (lines.epoch == epoch))
+        union = np.array(coverage(zip(lines.prev[heard].tolist(), lines.final[heard].tolist(), strict=True)), np.int64).reshape(
+            -1, 2
+        )
+        place = np.searchsorted(union[:, 0], lines.prev[wanted], side="right") - 1
+        covered = (
+            (place >= 0) & (union[np.maximum(place, 0), 1] >= lines.final[wanted]) if len(union) else np.zeros(len(wanted), bool)
+        )
+        total += int((~covered).sum())
+    return total
 
 
 def _gaps_of_line(day: MergedDay, inside: NDArray[np.bool_]) -> int:

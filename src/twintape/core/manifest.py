@@ -230,7 +230,11 @@ class Verification(_Document, frozen=True, kw_only=True):
 
 
 class LineStatistics(_Document, frozen=True, kw_only=True):
-    """What one collector contributed. `only_here` counts chosen events no other collector heard."""
+    """What one collector contributed.
+
+    `only_here` counts chosen events no other collector heard in this form; `missed` counts chosen events with ids the collector did not hear in any form;
+    `gaps` counts the holes in the collector's own ids between its first and its last event of the day.
+    """
 
     collector: str
     frames: int
@@ -239,6 +243,7 @@ class LineStatistics(_Document, frozen=True, kw_only=True):
     verbatim: int
     owed: int
     only_here: int
+    missed: int
     first_receive_time_ns: int | None
     last_receive_time_ns: int | None
     gaps: int

@@ -238,6 +238,7 @@ def _keep_verbatim(task: DayTask, chunks: list[Chunk]) -> DayResult:
                 verbatim=count,
                 owed=owed.get(name, 0),
                 only_here=0,
+                missed=0,
                 first_receive_time_ns=min(times[name]),
                 last_receive_time_ns=max(times[name]),
                 gaps=0,

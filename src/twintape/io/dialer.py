@@ -47,6 +47,10 @@ class _Adapter(WSListener):
         self._fragments_size = 0
         self._held: list[tuple[object, ...]] | None = []
         self.close_reason: str | None = None
+        self.connected = False
+
+    def on_ws_connected(self, transport: WSTransport) -> None:  # noqa: ARG002 - picows' signature
+        self.connected = True
 
     def release(self) -> None:
         """Deliver what came before `dial` returned."""
@@ -180,6 +184,9 @@ class PicowsDialer:
             raise OSError(f"TLS certificate refused: {error.verify_message} (our clock says {now})") from error
         except WSError as error:
             raise OSError(f"websocket handshake failed: {str(error)[:300]}") from error
+        if not adapter.connected:
+            # picows returns without an error, and never tells a listener, when TCP ends in the middle of the handshake.
+            raise OSError("the connection ended during the websocket handshake")
         raw = transport.underlying_transport.get_extra_info("socket")
         if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             with suppress(OSError):  # a socket that is gone already reports its end by itself
