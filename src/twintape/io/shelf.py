@@ -104,6 +104,7 @@ class Shelf:
         self._stored: dict[str, SealedFile] = {}
         self._stored_size = 0
         self._unremoved: dict[str, str | None] = {}  # active file → the sealed file made of it, None if it held no line
+        self._confirmed: set[str] = set()  # sealed files that the store has and that could not be removed yet
         self._quarantine: dict[str, int] = {}
         self._reason = "new spool"
         self._recorded = self._head = self._load_record()
@@ -256,7 +257,7 @@ class Shelf:
             try:
                 self._seal(retired)
             except CorruptionError as error:
-                self._give_up(retired, error)
+                self.set_aside(retired.path, error)
             except _UnreadableError as error:
                 self.note("unreadable", retired.path, f"{error}; it stays for the next start")
             except OSError as error:
@@ -264,13 +265,8 @@ class Shelf:
                 self.note("disk", retired.path, error)
                 break
             self._queue.popleft()
+        self._let_go()
         return self._finish()
-
-    def _give_up(self, retired: Retired, error: CorruptionError) -> None:
-        try:
-            self._set_aside(retired.path, error)
-        except OSError as failure:
-            self.note("disk", retired.path, failure)
 
     def _seal(self, retired: Retired) -> None:
         try:
@@ -337,8 +333,7 @@ class Shelf:
                 self._disk.write_atomically(self._path("chain.json"), msgspec.json.encode(self._head))
                 self._recorded = self._head
             for active, path in list(self._unremoved.items()):
-                with suppress(FileNotFoundError):
-                    self._disk.remove(active)
+                self._remove(active)
                 del self._unremoved[active]
                 if path is not None:
                     ready.append(self._stored[path])
@@ -346,17 +341,21 @@ class Shelf:
             self.note("disk", self._path("chain.json"), error)
         return ready
 
+    def _remove(self, path: str) -> None:
+        with suppress(FileNotFoundError):  # a removal that failed may have removed it
+            self._disk.remove(path)
+
     # --- giving up -------------------------------------------------------------------------------------------------------------
 
     def pending(self) -> list[SealedFile]:
         """Return the sealed files that may be uploaded, oldest first."""
         if self._recorded != self._head:
             return []
-        held_back = set(self._unremoved.values())
+        held_back = self._confirmed.union(path for path in self._unremoved.values() if path is not None)
         return sorted((sealed for path, sealed in self._stored.items() if path not in held_back), key=lambda sealed: sealed.path)
 
     def set_aside(self, path: str, detail: object) -> None:
-        """Move a sealed file that turned out to be damaged to quarantine/."""
+        """Move a file that turned out to be damaged to quarantine/, if the disk lets us."""
         try:
             self._set_aside(path, detail)
         except OSError as error:
@@ -365,14 +364,20 @@ class Shelf:
             self._unshelve(path)
 
     def confirmed(self, sealed: SealedFile) -> None:
-        """Remove a sealed file whose copy in the store has been verified."""
-        try:
-            with suppress(FileNotFoundError):
-                self._disk.remove(sealed.path)
-        except OSError as error:
-            self.note("disk", sealed.path, error)
-        else:
-            self._unshelve(sealed.path)
+        """Remove a sealed file whose copy in the store has been verified, now or as soon as the disk lets it go."""
+        if sealed.path in self._stored:
+            self._confirmed.add(sealed.path)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        for path in sorted(self._confirmed):
+            try:
+                self._remove(path)
+            except OSError as error:
+                self.note("disk", path, error)
+            else:
+                self._confirmed.remove(path)
+                self._unshelve(path)
 
 
 class _UnreadableError(Exception):

@@ -197,6 +197,7 @@ class Spool:
     def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
         """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
         state = self._connections[connection]
+        self._flush(state)  # what has waited goes first, and makes room
         self._hold(state, lines)
         self._flush(state)
         return self._shelf.drain()
