@@ -188,16 +188,13 @@ def print_proof(found: Proof) -> None:
     print(
         f"  verified  {check.render_exact:,} frames rendered byte for byte, {check.render_kept:,} kept verbatim, {check.conflicts} conflicts"
     )
-    rows = [
-        [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.only_here, line.gaps]
+    print()
+    columns = ["line", "frames", "chosen", "duplicate", "verbatim", "missed", "only here"]
+    rows: list[list[object]] = [
+        [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.missed, line.only_here]
         for line in found.lines
     ]
-    print()
-    table(
-        ["line", "frames", "chosen", "duplicate", "verbatim", "only here", "own gaps"],
-        [list(row) for row in rows],
-        right=("frames", "chosen", "duplicate", "verbatim", "only here", "own gaps"),
-    )
+    table(columns, rows, right=tuple(columns[1:]))
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
