@@ -21,8 +21,8 @@ def test_any_other_spelling_of_a_fault_is_refused(text):
 
 def test_a_gateway_is_spelled_as_options():
     assert parse_gateway("") == GatewayOptions()
-    assert parse_gateway("port=5,partition=net,rate=0.5,jitter-us=40,rest-lag-s=2,seed=9") == GatewayOptions(
-        5, Partition.NET, 0.5, 40, 2.0, 9
+    assert parse_gateway("port=5,partition=net,rate=0.5,jitter-us=40,rest-lag-s=2,ack-delay-s=3,seed=9") == GatewayOptions(
+        5, Partition.NET, 0.5, 40, 2.0, 3.0, 9
     )
 
 

@@ -1,9 +1,18 @@
+import gzip
+import hashlib
+import json
+from decimal import Decimal
+from pathlib import Path
+
 import pytest
 
 from twintape.core.errors import ConfigError
 from twintape.core.markets import Market
 from twintape.core.tape import TapeSource, parse_line
-from twintape.core.venue import RecordedBook, VenueMessage
+from twintape.core.venue import RecordedBook, Venue, VenueMessage
+from twintape.core.wire import decode_snapshot
+
+CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
 
 DEPTH = b'{"stream":"xusdt@depth@100ms","data":{"e":"depthUpdate","E":1700000000000,"s":"XUSDT","U":11,"u":12,"b":[["1.50","2.250"]],"a":[]}}'
 TRADE = b'{"stream":"yusdt@trade","data":{"e":"trade","E":1700000000000,"s":"YUSDT"}}'
@@ -114,3 +123,35 @@ def test_recordings_are_merged_by_time_without_reordering_their_lines():
 def test_a_tape_without_frames_is_refused():
     with pytest.raises(ConfigError):
         tape(BODY)
+
+
+def plain(number):
+    text = f"{Decimal(number):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@pytest.mark.corpus
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the recordings in ../shared/corpus are not here")
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["spot_10symbols_20210405.gz"],
+        ["usdm_4symbols_20210417.gz"],
+        ["coinm_10symbols_20210417.gz"],
+        ["spot_btcusdt_20240808.gz", "spot_btcusdt_20240809.gz"],
+    ],
+)
+def test_at_the_end_of_a_real_recording_the_books_are_the_published_ones(files):
+    (capture,) = [capture for capture in json.loads((CORPUS / "expected.json").read_bytes()) if capture["files"] == files]
+    source = TapeSource(
+        Market(capture["market"]),
+        [lambda name=name: gzip.decompress((CORPUS / name).read_bytes()).splitlines() for name in files],
+    )
+    venue = Venue(source)
+    for happening in source.happenings():
+        venue.note(happening)
+    for expected in capture["symbols"]:
+        snapshot = decode_snapshot(venue.depth(expected["symbol"], 10**6, now_ms=0))
+        lines = [f"b {plain(price)} {plain(quantity)}" for price, quantity in snapshot.bids]
+        lines += [f"a {plain(price)} {plain(quantity)}" for price, quantity in snapshot.asks]
+        assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == expected["final_book_sha256"], expected["symbol"]

@@ -2,6 +2,9 @@ import asyncio
 import contextlib
 import gzip
 import json
+import shutil
+import ssl
+import subprocess
 import time
 from pathlib import Path
 
@@ -138,6 +141,14 @@ async def test_subscriptions_come_and_go_while_connected():
         async with client.post(f"http://127.0.0.1:{exchange.gateways[0].port}/twintape/start") as answer:
             assert answer.status == 200
         assert await receive(websocket, 20) == depth_frames()
+
+
+async def test_answers_can_come_behind_the_first_frames_they_promise():
+    gateways = [GatewayOptions(acknowledge_delay_s=0.2)]
+    async with serve(gateways=gateways) as (exchange, client), client.ws_connect(url(exchange)) as websocket:
+        await websocket.send_json({"method": "SUBSCRIBE", "params": [STREAM], "id": 1})
+        assert await receive(websocket, 20) == depth_frames()
+        assert await websocket.receive_json() == {"result": None, "id": 1}
 
 
 async def test_usdm_routes_deliver_their_own_streams_and_others_are_silent():
@@ -426,12 +437,11 @@ async def test_other_windows_reach_the_clients_of_their_gateway_only():
         heard = []
         for number in range(3):
             bare = f"ws://127.0.0.1:{exchange.gateways[number].port}/ws/{STREAM}"
-            heard.append(await stack.enter_async_context(client.ws_connect(bare)))
+            heard.append(asyncio.create_task(receive(await stack.enter_async_context(client.ws_connect(bare)))))
         await exchange.wait_ended()
-        await exchange.gateways[0].close()
-        await exchange.gateways[1].close()
-        await exchange.gateways[2].close()
-        same, shifted, jittered = [await receive(websocket) for websocket in heard]
+        for gateway in exchange.gateways:
+            await gateway.close()
+        same, shifted, jittered = await asyncio.gather(*heard)
     assert same == original
     assert len(set(shifted) & set(original)) < len(original) / 2
     assert jittered != original
@@ -553,6 +563,48 @@ def test_recordings_are_told_apart_by_content(tmp_path):
     assert tape_source(Market.SPOT, [tmp_path / "zstd"]).total == 4
     with pytest.raises(ConfigError):
         open_recording(tmp_path / "missing")
+
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate with the openssl command")
+
+
+@pytest.fixture
+def tls(tmp_path):
+    pem = tmp_path / "server.pem"
+    command = (
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=x -keyout {pem} -out {tmp_path / 'c'}"
+    )
+    subprocess.run(command.split(), check=True, capture_output=True)
+    pem.write_bytes(pem.read_bytes() + (tmp_path / "c").read_bytes())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    return context
+
+
+@needs_openssl
+@pytest.mark.parametrize(("kind", "code"), [(FaultKind.FIN, 1006), (FaultKind.RST, 1006), (FaultKind.GOING_AWAY, 1001)])
+async def test_everything_is_served_over_tls_too(tls, kind, code):
+    async with serve(tls=tls) as (exchange, client):
+        assert url(exchange).startswith("wss://")
+        async with client.ws_connect(url(exchange, STREAM), ssl=False) as websocket:
+            assert await receive(websocket, 20) == depth_frames()
+            exchange.inject(kind, 0, 0)
+            assert await receive(websocket) == []
+            assert websocket.close_code == code
+        async with client.get(
+            exchange_info_url(Market.SPOT, base=exchange.gateways[0].rest_base(Market.SPOT)), ssl=False
+        ) as answer:
+            assert answer.status == 200
+
+
+async def test_closing_the_exchange_loses_nothing_that_was_sent():
+    async with aiohttp.ClientSession() as client:
+        async with SimulatedExchange(ExchangeConfig([tape(2000)], speed=MAX_SPEED, wait_clients=1)) as exchange:
+            websocket = await client.ws_connect(url(exchange, STREAM))
+            await exchange.wait_ended()
+            heard = asyncio.create_task(receive(websocket))
+        assert await heard == depth_frames(2000)
+        assert websocket.close_code == 1001
 
 
 # --- real recordings ---------------------------------------------------------------------------------------------------------

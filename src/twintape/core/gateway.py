@@ -97,6 +97,7 @@ class GatewayOptions:
         partition_rate: How often `split` and `conflict` differ from the source, per event.
         event_time_jitter_us: Spot events are stamped up to so much later, by connection; milliseconds change where they tick over.
         rest_lag_s: REST answers are so much behind, in the source's time.
+        acknowledge_delay_s: Answers to SUBSCRIBE come so much behind the subscription.
         seed: Of everything random here.
     """
 
@@ -105,6 +106,7 @@ class GatewayOptions:
     partition_rate: float = 0.05
     event_time_jitter_us: int = 0
     rest_lag_s: float = 0.0
+    acknowledge_delay_s: float = 0.0
     seed: int = 0
 
 
@@ -114,6 +116,7 @@ _OPTIONS = {
     "rate": ("partition_rate", float),
     "jitter-us": ("event_time_jitter_us", int),
     "rest-lag-s": ("rest_lag_s", float),
+    "ack-delay-s": ("acknowledge_delay_s", float),
     "seed": ("seed", int),
 }
 

@@ -238,7 +238,8 @@ def _spot_symbol(info: SymbolInfo) -> dict[str, Any]:
 
 def _futures_symbol(market: Market, info: SymbolInfo) -> dict[str, Any]:
     pair, _, suffix = info.symbol.partition("_")
-    base, quote = _assets(pair)
+    # Every COIN-M pair is quoted in USD; DOTUSD is not DO in TUSD.
+    base, quote = (pair.removesuffix("USD"), "USD") if market is Market.COINM else _assets(pair)
     perpetual = suffix in ("", "PERP")
     contract = "PERPETUAL" if perpetual else "CURRENT_QUARTER"
     delivery_ms = _PERPETUAL_DELIVERY_MS if perpetual else _delivery_ms(suffix)

@@ -11,6 +11,7 @@ import heapq
 import json
 import math
 import signal
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -94,6 +95,7 @@ class ExchangeConfig:
         host: The address to listen on.
         keep_alive: Timing of pings.
         deflate: Whether permessage-deflate is granted.
+        tls: Serve TLS with this context, as some clients insist; None serves plain TCP.
         weight_budgets: Request weight per minute by pool, where not as documented.
         exit_at_end: Close everything when all sources have ended.
     """
@@ -106,6 +108,7 @@ class ExchangeConfig:
     host: str = "127.0.0.1"
     keep_alive: KeepAlive = field(default_factory=KeepAlive)
     deflate: bool = False
+    tls: ssl.SSLContext | None = None
     weight_budgets: Mapping[str, int] = field(default_factory=dict)
     exit_at_end: bool = False
 
@@ -159,9 +162,13 @@ class SimulatedExchange(Admin):
         self._injected: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Listen, and start if nobody has to be waited for."""
+        """Listen, and start if nobody has to be waited for.
+
+        Raises:
+            OSError: A port is taken.
+        """
         for gateway in self.gateways:
-            await gateway.listen(self._config.host)
+            await gateway.listen(self._config.host, self._config.tls)
         self._pump = asyncio.create_task(self._play())
         if self._config.wait_clients == 0:
             self.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Mapping
@@ -209,11 +210,14 @@ class Connection:
         if reaction.drop:
             self.finish()
             return False
+        if self.session.streams != before:
+            self._gateway.index(self)
+        # Real answers may come behind the first frames they promise (ccxt #6672).
+        if self._gateway.options.acknowledge_delay_s:
+            await asyncio.sleep(self._gateway.options.acknowledge_delay_s)
         for reply in reaction.replies:
             self.send_text(reply)
         await self.flush()
-        if self.session.streams != before:
-            self._gateway.index(self)
         if reaction.close_code is not None:
             await self.close(reaction.close_code, "Invalid request")
             return False
@@ -289,19 +293,25 @@ class Gateway:
         self._desk = RestDesk(venues, weight_budgets)
         self._view = GatewayView(number, options, {market: venue.symbols.values() for market, venue in venues.items()})
         self._listeners: dict[tuple[Market, str], dict[int, Connection]] = {}
+        self._secure = ""
         self._faults: list[FaultKind] = []
         self._fault_over = asyncio.Event()
         self._runners: list[web.AppRunner] = []
         self._closings: set[asyncio.Task[None]] = set()
 
-    async def listen(self, host: str) -> None:
-        """Open the port; with several markets also one more port for each, where no prefix is needed."""
-        only = next(iter(self._venues)) if len(self._venues) == 1 else None
-        self.port = await self._open(host, self.options.port, only)
-        for market in self._venues:
-            self.market_ports[market] = self.port if only else await self._open(host, 0, market)
+    async def listen(self, host: str, tls: ssl.SSLContext | None = None) -> None:
+        """Open the port; with several markets also one more port for each, where no prefix is needed.
 
-    async def _open(self, host: str, port: int, default_market: Market | None) -> int:
+        Raises:
+            OSError: The port is taken.
+        """
+        only = next(iter(self._venues)) if len(self._venues) == 1 else None
+        self._secure = "s" if tls is not None else ""
+        self.port = await self._open(host, self.options.port, only, tls)
+        for market in self._venues:
+            self.market_ports[market] = self.port if only else await self._open(host, 0, market, tls)
+
+    async def _open(self, host: str, port: int, default_market: Market | None, tls: ssl.SSLContext | None) -> int:
         async def handle(request: web.Request) -> web.StreamResponse:
             return await self._handle(request, default_market)
 
@@ -310,32 +320,34 @@ class Gateway:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=CLOSE_HANDSHAKE_S_MAX)
         await runner.setup()
         self._runners.append(runner)
-        await web.TCPSite(runner, host, port).start()
+        await web.TCPSite(runner, host, port, ssl_context=tls).start()
         return int(runner.addresses[0][1])
 
     async def close(self) -> None:
-        """Cut every connection and give the ports back."""
+        """Close every connection, so that what was sent still arrives, and give the ports back."""
         for connection in list(self.connections.values()):
-            connection.reset()
+            if connection.open:
+                self._cut_politely(connection)
+            else:
+                connection.reset()
         self._fault_over.set()
-        for task in list(self._closings):
-            await task
+        await asyncio.gather(*self._closings)
         for runner in self._runners:
             await runner.cleanup()
 
     def websocket_base(self, market: Market) -> str:
         """Return what stands in for `MarketRules.websocket_base`."""
-        return f"ws://127.0.0.1:{self.port}/{market}" + ("/public" if market is Market.USDM else "")
+        return f"ws{self._secure}://127.0.0.1:{self.port}/{market}" + ("/public" if market is Market.USDM else "")
 
     def rest_base(self, market: Market) -> str:
         """Return what stands in for `MarketRules.rest_base`."""
-        return f"http://127.0.0.1:{self.port}/{market}"
+        return f"http{self._secure}://127.0.0.1:{self.port}/{market}"
 
     def description(self) -> dict[str, object]:
         """Return where it listens, as JSON values."""
-        bases = {str(market): f"ws://127.0.0.1:{self.port}/{market}" for market in self._venues}
+        bases = {str(market): f"ws{self._secure}://127.0.0.1:{self.port}/{market}" for market in self._venues}
         ports = {str(market): port for market, port in self.market_ports.items()}
-        return {"port": self.port, **bases, "rest": f"http://127.0.0.1:{self.port}", "market_ports": ports}
+        return {"port": self.port, **bases, "rest": f"http{self._secure}://127.0.0.1:{self.port}", "market_ports": ports}
 
     def status(self) -> dict[str, object]:
         """Return its counters, as JSON values."""
