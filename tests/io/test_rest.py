@@ -1,48 +1,14 @@
 import asyncio
-import heapq
 import itertools
 import random
 
 import pytest
 
+from support.virtual import VirtualClock
 from twintape.core.budget import SECOND_NS, WeightBudget
 from twintape.core.markets import Market, depth_url, depth_weight
-from twintape.io.ports import ClockQuality, RestAnswer
+from twintape.io.ports import RestAnswer
 from twintape.io.rest import ATTEMPTS_MAX, SnapshotFetcher, Wish
-
-
-class VirtualClock:
-    """Time that passes only while everybody waits for it."""
-
-    def __init__(self):
-        self.now_ns = 0
-        self._order = itertools.count()
-        self._sleepers = []
-
-    def monotonic_ns(self):
-        return self.now_ns
-
-    def wall_ns(self):
-        return self.now_ns + 10**18
-
-    def quality(self):
-        return ClockQuality(None, None, "none")
-
-    async def sleep(self, seconds):
-        woken = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._sleepers, (self.now_ns + int(seconds * SECOND_NS), next(self._order), woken))
-        await woken
-
-    async def run(self, seconds):
-        until_ns = self.now_ns + int(seconds * SECOND_NS)
-        while True:
-            for _ in range(10):
-                await asyncio.sleep(0)
-            if not self._sleepers or self._sleepers[0][0] > until_ns:
-                self.now_ns = until_ns
-                return
-            self.now_ns, _, woken = heapq.heappop(self._sleepers)
-            woken.set_result(None)
 
 
 class FakeRest:

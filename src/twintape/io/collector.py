@@ -355,8 +355,7 @@ class Collector:
             self.dirty = False
             for link in self.links.values():
                 link.flush()
-            if self.writer.full and not self.paused:
-                self._pause()
+            self._mind_the_queue()
 
     def mark_dirty(self) -> None:
         """Have the lines handed over soon."""
@@ -366,8 +365,7 @@ class Collector:
     async def _tick_for_ever(self) -> None:
         while True:
             now_ns, wall_ns = self.clock.monotonic_ns(), self.clock.wall_ns()
-            if self.paused and self.writer.waiting_bytes <= self.writer.queue_bytes * QUEUE_LOW_SHARE:
-                self._resume(now_ns)
+            self._mind_the_queue()
             deadline_ns = now_ns + int(TICK_MAX_S * SECOND_NS)
             for shard in self.shards:
                 for order in shard.tick(now_ns, wall_ns, may_dial=self._may_dial()):
@@ -515,6 +513,13 @@ class Collector:
         self.fetch(shard, symbol, "checkpoint", None)
 
     # --- pressure --------------------------------------------------------------------------------------------------------------
+
+    def _mind_the_queue(self) -> None:
+        """Stop reading when too much waits for the disk, and read again when half of that is gone."""
+        if self.writer.full and not self.paused:
+            self._pause()
+        elif self.paused and self.writer.waiting_bytes <= self.writer.queue_bytes * QUEUE_LOW_SHARE:
+            self._resume(self.clock.monotonic_ns())
 
     def _pause(self) -> None:
         self.paused = True

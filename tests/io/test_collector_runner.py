@@ -1,0 +1,564 @@
+"""The collector's runner in virtual time: sockets, REST and the store are scripted, the spool and its disk are real."""
+
+import asyncio
+import errno
+import json
+
+from support.virtual import VirtualClock
+from twintape.core import segment
+from twintape.core.errors import CorruptionError, StoreError
+from twintape.core.markets import Market
+from twintape.core.settings import parse_record_settings
+from twintape.core.wire import parse_control
+from twintape.io.collector import Collector
+from twintape.io.disk import PosixDisk
+from twintape.io.ports import RestAnswer
+from twintape.io.spool import Spool, SpoolLimits
+from twintape.io.status import StatusServer, status
+from twintape.io.store import MemoryStore
+from twintape.io.upload import upload_one
+
+SECOND_NS = 1_000_000_000
+
+
+def depth(first, final, symbol="btcusdt"):
+    return f'{{"stream":"{symbol}@depth@100ms","data":{{"e":"depthUpdate","E":1760000000000,"U":{first},"u":{final},"b":[],"a":[]}}}}'.encode()
+
+
+class ScriptedSocket:
+    def __init__(self, url, listener):
+        self.url = url
+        self.listener = listener
+        self.calls = []
+        self.answers_close = True
+
+    def send_text(self, text):
+        self.calls.append(("send_text", text))
+
+    def ping(self, payload):
+        self.calls.append(("ping", payload))
+        self.listener.on_pong(payload)
+
+    def pong(self, payload):
+        self.calls.append(("pong", payload))
+
+    def pause(self):
+        self.calls.append(("pause",))
+
+    def resume(self):
+        self.calls.append(("resume",))
+
+    def close(self):
+        self.calls.append(("close",))
+        if self.answers_close:
+            asyncio.get_running_loop().call_soon(self.listener.on_closed, 1000, "close frame")
+
+    def abort(self):
+        self.calls.append(("abort",))
+        self.listener.on_closed(None, "aborted")
+
+    def hear(self, *payloads):
+        for payload in payloads:
+            self.listener.on_frame(1, payload)
+
+
+class ScriptedDialer:
+    def __init__(self, clock):
+        self.clock = clock
+        self.sockets = []
+        self.attempts = []
+        self.refuses = False
+        self.hangs = False
+
+    async def dial(self, url, listener, *, timeout_s):
+        self.attempts.append(self.clock.now_ns / SECOND_NS)
+        if self.hangs:
+            await asyncio.Event().wait()
+        if self.refuses:
+            raise OSError("connection refused")
+        self.sockets.append(ScriptedSocket(url, listener))
+        return self.sockets[-1]
+
+
+class ScriptedRest:
+    def __init__(self, clock):
+        self.clock = clock
+        self.urls = []
+        self.error = None
+        self.last_update_id = 1000
+
+    async def get(self, url, *, timeout_s):
+        self.urls.append(url)
+        if self.error is not None:
+            raise self.error
+        body = b'{"lastUpdateId":%d,"bids":[],"asks":[]}' % self.last_update_id
+        return RestAnswer(200, {}, body, self.clock.wall_ns() - 1_000_000, self.clock.wall_ns())
+
+
+class FlakyDisk(PosixDisk):
+    """A real directory that refuses appends and writes while `full`."""
+
+    full = False
+
+    def append(self, path):
+        self._check()
+        file = super().append(path)
+        write = file.write
+
+        def checked(data):
+            self._check()
+            return write(data)
+
+        file.write = checked
+        return file
+
+    def _check(self):
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+
+
+class Journal:
+    def __init__(self):
+        self.entries = []
+
+    def info(self, event, **fields):
+        self.entries.append(("info", event, fields))
+
+    def warning(self, event, **fields):
+        self.entries.append(("warning", event, fields))
+
+    def error(self, event, **fields):
+        self.entries.append(("error", event, fields))
+
+    def named(self, name):
+        return [fields for _, event, fields in self.entries if event == name]
+
+
+class Rig:
+    """A running collector and everything it touches."""
+
+    def __init__(self, directory, toml=""):
+        text = f'collector = "tokyo"\n{toml}\nmarkets = [{{market = "spot", symbols = ["BTCUSDT"]}}]\n'
+        self.settings = parse_record_settings(text)
+        self.clock = VirtualClock()
+        self.dialer = ScriptedDialer(self.clock)
+        self.rest = ScriptedRest(self.clock)
+        self.store = MemoryStore(wall_ns=self.clock.wall_ns)
+        self.journal = Journal()
+        self.disk = FlakyDisk(directory)
+        self.store_error = None
+        self.spool = Spool(
+            self.disk,
+            collector="tokyo",
+            market=Market.SPOT,
+            run="f" * 32,
+            version="test",
+            draw_chain_id=lambda: "c" * 16,
+            limits=SpoolLimits(held_size=64 << 20, reserve_size=0),
+        )
+        self.collector = Collector(
+            self.settings,
+            clock=self.clock,
+            dialer=self.dialer,
+            rest=self.rest,
+            spools={Market.SPOT: self.spool},
+            upload=self.upload,
+            draw=lambda: 0.5,
+            journal=self.journal,
+            threaded=False,
+        )
+
+    async def upload(self, sealed):
+        if self.store_error is not None:
+            raise self.store_error
+
+        async def read(path):
+            return self.disk.read(path)
+
+        await upload_one(self.store, sealed, read=read, sleep=self.clock.sleep, draw=lambda: 0.5, attempts=1)
+
+    async def __aenter__(self):
+        self.running = asyncio.create_task(self.collector.run())
+        await self.clock.run(1)
+        return self
+
+    async def __aexit__(self, kind, *_):
+        if not self.running.done():
+            self.collector.stop("test over")
+            await self.let(60)
+        if kind is None:
+            await self.running
+
+    async def let(self, seconds):
+        await self.clock.run(seconds)
+
+    async def failure(self):
+        """Let the collector die and return what it died of."""
+        await self.let(10)
+        assert self.running.done()
+        error = self.running.exception()
+        self.running = asyncio.get_running_loop().create_future()
+        self.running.set_result(None)
+        return error
+
+    @property
+    def socket(self):
+        return self.dialer.sockets[-1]
+
+    async def recorded(self):
+        """Return the lines in the store, in order of the chain."""
+        found = []
+        async for info in self.store.list("raw/"):
+            data = await self.store.get(info.key)
+            found.append((segment.verify_segment(data), list(segment.lines_in_order(data))))
+        found.sort(key=lambda item: item[0].chain.number)
+        return found
+
+    async def frames(self):
+        return [frame for _, lines in await self.recorded() for name, _, frame in lines if name == "btcusdt@depth@100ms"]
+
+    async def controls(self, kind):
+        parsed = [parse_control(frame) for _, lines in await self.recorded() for _, _, frame in lines]
+        return [control[1] for control in parsed if control is not None and control[0] == kind]
+
+
+async def test_segments_are_sealed_and_uploaded_while_recording_goes_on(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2), depth(3, 4))
+        await rig.let(50)
+        assert await rig.frames() == [depth(1, 2), depth(3, 4)]
+        rig.socket.hear(depth(5, 6))
+        await rig.let(1)
+        assert len(rig.dialer.sockets) == 1
+    assert await rig.frames() == [depth(1, 2), depth(3, 4), depth(5, 6)]
+    assert [control["final"] for control in await rig.controls("close")] == [False, True]
+    assert [index.sequence for index, _ in await rig.recorded()] == [1, 2]
+    assert [path for path in rig.disk.list() if path.endswith((".tape", ".zst"))] == []
+
+
+async def test_a_clock_line_opens_every_connection_and_comes_every_minute(tmp_path):
+    async with Rig(tmp_path) as rig:
+        for _ in range(130):
+            rig.socket.hear(depth(1, 2))
+            await rig.let(1)
+    clocks = await rig.controls("clock")
+    assert len(clocks) == 3
+    assert clocks[0] | {"wall_ns": 0, "monotonic_ns": 0} == {
+        "stream": "!twintape@clock",
+        "wall_ns": 0,
+        "monotonic_ns": 0,
+        "offset_ns": 5,
+        "error_ns": 1000,
+        "source": "virtual",
+    }
+    assert 60 <= (clocks[1]["monotonic_ns"] - clocks[0]["monotonic_ns"]) / SECOND_NS <= 61
+
+
+async def test_snapshots_are_recorded_on_the_connection_with_the_time_of_their_answer(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        await rig.let(5)
+    (_, lines), *_ = await rig.recorded()
+    ((_, time_ns, frame),) = [line for line in lines if line[0] == "btcusdt@depthSnapshot"]
+    _, fields = parse_control(frame)
+    assert fields["response_time_ns"] == time_ns
+    assert fields["response_time_ns"] - fields["request_time_ns"] == 1_000_000
+    assert (fields["symbol"], fields["status"], fields["body"]["lastUpdateId"]) == ("BTCUSDT", 200, 1000)
+    assert rig.rest.urls == ["https://api.binance.com/api/v3/depth?symbol=BTCUSDT&limit=5000"]
+
+
+async def test_checkpoints_are_taken_at_their_interval_and_not_at_all_when_switched_off(tmp_path):
+    async with Rig(tmp_path / "a", "snapshot_minutes = 2") as rig:
+        for second in range(601):
+            rig.socket.hear(depth(second + 1, second + 1))
+            await rig.let(1)
+    assert len(rig.rest.urls) == 1 + 5
+    async with Rig(tmp_path / "b", "snapshot_minutes = 0") as rig:
+        for second in range(601):
+            rig.socket.hear(depth(second + 1, second + 1))
+            await rig.let(1)
+    assert len(rig.rest.urls) == 1
+
+
+async def test_a_wall_step_ends_the_segment_and_not_the_connection(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        await rig.let(1)
+        rig.clock.wall_offset_ns -= 3600 * SECOND_NS
+        await rig.let(1)
+        rig.socket.hear(depth(3, 4))
+        await rig.let(1)
+    (first, _), (second, _) = await rig.recorded()
+    assert (first.connection, first.sequence, second.connection, second.sequence) == (1, 1, 1, 2)
+    assert second.first_receive_time_ns < first.last_receive_time_ns - 3000 * SECOND_NS
+    assert [control["reason"] for control in await rig.controls("close")] == ["clock step", "test over"]
+    assert await rig.frames() == [depth(1, 2), depth(3, 4)]
+
+
+async def test_a_store_that_is_away_costs_nothing_but_time(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.store_error = StoreError("connection refused", retryable=True)
+        for number in range(1, 20):
+            rig.socket.hear(depth(number, number))
+            await rig.let(10)
+        assert await rig.recorded() == []
+        failures = rig.collector.shipper.failures
+        assert 4 <= failures < 40
+        assert rig.collector.shipper.waiting >= 3
+        rig.store_error = None
+        await rig.let(61)
+        assert rig.journal.named("upload_recovered")
+        assert len(await rig.recorded()) >= 3
+    assert await rig.frames() == [depth(number, number) for number in range(1, 20)]
+
+
+async def test_a_stop_does_not_wait_for_the_store_longer_than_told(tmp_path):
+    async with Rig(tmp_path, "stop_seconds = 5") as rig:
+        rig.socket.hear(depth(1, 2))
+        await rig.let(1)
+        rig.store_error = StoreError("away", retryable=True)
+        began = rig.clock.now_ns
+        rig.collector.stop("SIGTERM")
+        while not rig.running.done():
+            await rig.let(0.1)
+        assert 5 <= (rig.clock.now_ns - began) / SECOND_NS < 7
+    assert rig.journal.named("stopped") == [{"lines": 3, "not_uploaded": 1}]
+    assert [path for path in rig.disk.list() if path.endswith(".zst")]
+
+
+async def test_a_damaged_sealed_file_is_set_aside_and_never_uploaded(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.store_error = CorruptionError("not what was sealed")
+        rig.socket.hear(depth(1, 2))
+        await rig.let(50)
+        rig.store_error = None
+        await rig.let(5)
+        assert [path for path in rig.disk.list("spot/quarantine") if ".zst" in path]
+        assert rig.journal.named("upload_damaged")
+    assert depth(1, 2) not in await rig.frames()
+
+
+async def test_a_full_disk_is_an_alarm_holds_lines_pauses_sockets_and_loses_nothing(tmp_path):
+    frames = [depth(number, number).replace(b'"b":[]', b'"b":[["%b","1"]]' % (b"9" * 20_000)) for number in range(1, 121)]
+    async with Rig(tmp_path, "queue_mebibytes = 1") as rig:
+        rig.socket.hear(*frames[:10])
+        await rig.let(2)
+        rig.disk.full = True
+        rig.socket.hear(*frames[10:20])
+        await rig.let(2)
+        assert [fields["level"] for fields in rig.journal.named("spool_alarm")] == [3]
+        assert not rig.collector.paused
+        rig.socket.hear(*frames[20:])
+        await rig.let(2)
+        assert rig.collector.paused
+        assert rig.socket.calls[-1] == ("pause",)
+        assert rig.journal.named("queue_full")
+        (market,) = status(rig.collector)["markets"].values()
+        assert market["spool_held_bytes"] > 1 << 20
+        rig.disk.full = False
+        await rig.let(5)
+        assert not rig.collector.paused
+        assert ("resume",) in rig.socket.calls
+        assert rig.journal.named("spool_alarm_over")
+        assert rig.journal.named("queue_drained")
+        assert rig.spool.lost_count == 0
+    assert await rig.frames() == frames
+    (suspect,) = [control for control in await rig.controls("suspect") if control["reason"] == "queue full"]
+    assert suspect["to_ns"] > suspect["from_ns"]
+
+
+async def test_nothing_is_dialled_while_the_disk_refuses(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.disk.full = True
+        rig.socket.hear(depth(1, 2))
+        await rig.let(2)
+        rig.socket.listener.on_closed(None, "end of TCP")
+        await rig.let(60)
+        assert len(rig.dialer.attempts) == 1
+        rig.disk.full = False
+        await rig.let(5)
+        assert len(rig.dialer.attempts) == 2
+
+
+async def test_dials_that_fail_are_repeated_with_backoff_and_said_so(tmp_path):
+    rig = Rig(tmp_path)
+    rig.dialer.refuses = True
+    async with rig:
+        await rig.let(300)
+        assert 8 < len(rig.dialer.attempts) < 40
+        assert rig.journal.named("dial_failed")[0]["error"] == "connection refused"
+        rig.dialer.refuses = False
+        await rig.let(40)
+        rig.socket.hear(depth(1, 2))
+    assert await rig.frames() == [depth(1, 2)]
+
+
+async def test_a_connection_that_ends_is_made_again_with_the_same_streams(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        rig.socket.listener.on_closed(1006, "gone")
+        await rig.let(3)
+        assert len(rig.dialer.sockets) == 2
+        rig.socket.hear(depth(9, 12))
+        await rig.let(3)
+    assert len({socket.url for socket in rig.dialer.sockets}) == 1
+    assert [(control["reason"], control["code"]) for control in await rig.controls("close")] == [
+        ("gone", 1006),
+        ("test over", 1000),
+    ]
+    assert len(rig.rest.urls) == 2
+    assert rig.journal.named("gap")[0] == {
+        "connection": 2,
+        "market": "spot",
+        "stream": "btcusdt@depth@100ms",
+        "after": 2,
+        "next": 8,
+        "across_connections": True,
+    }
+
+
+async def test_pings_are_answered_with_their_payload(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.listener.on_ping(b"1763769600000")
+        assert ("pong", b"1763769600000") in rig.socket.calls
+
+
+async def test_many_streams_are_subscribed_by_message_and_refusals_are_told(tmp_path):
+    rig = Rig(tmp_path)
+    symbols = [f"SYMBOL{number:05}USDT" for number in range(180)]
+    text = json.dumps(symbols)
+    rig.settings = parse_record_settings(f'collector = "tokyo"\nmarkets = [{{market = "spot", symbols = {text}}}]\n')
+    rig.collector.settings = rig.settings
+    rig.collector.markets[Market.SPOT].settings = rig.settings.markets[0]
+    async with rig:
+        sent = [json.loads(call[1]) for call in rig.socket.calls if call[0] == "send_text"]
+        assert sum(len(message["params"]) for message in sent) == 180
+        assert rig.socket.url.endswith("/stream")
+        rig.socket.hear(b'{"error":{"code":2,"msg":"Invalid request"},"id":1}')
+        assert rig.journal.named("subscribe_refused")
+
+
+async def test_a_peer_that_does_not_close_is_cut_off_and_its_line_closed(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        rig.socket.answers_close = False
+        await rig.let(1)
+    assert ("abort",) in rig.socket.calls
+    assert [control["reason"] for control in await rig.controls("close")] == ["test over"]
+
+
+async def test_a_socket_that_survives_even_that_does_not_hold_up_the_stop(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        rig.socket.answers_close = False
+        rig.socket.abort = lambda: None
+        await rig.let(1)
+    assert [control["final"] for control in await rig.controls("close")] == [True]
+
+
+async def test_a_stop_while_dialling_ends_at_once(tmp_path):
+    rig = Rig(tmp_path)
+    rig.dialer.hangs = True
+    async with rig:
+        began = rig.clock.now_ns
+        rig.collector.stop("SIGTERM")
+        await rig.let(1)
+        assert rig.running.done()
+        assert rig.clock.now_ns - began <= SECOND_NS
+    assert await rig.recorded() == []
+
+
+async def test_a_snapshot_that_finds_no_connection_is_dropped_and_said_so(tmp_path):
+    async with Rig(tmp_path) as rig:
+        arrived = asyncio.Event()
+        get = rig.rest.get
+
+        async def slow(url, *, timeout_s):
+            await arrived.wait()
+            return await get(url, timeout_s=timeout_s)
+
+        rig.rest.get = slow
+        rig.socket.hear(depth(1, 2))
+        await rig.let(1)
+        rig.dialer.refuses = True
+        rig.socket.listener.on_closed(None, "end of TCP")
+        arrived.set()
+        await rig.let(1)
+        assert rig.journal.named("snapshot_homeless") == [{"symbol": "BTCUSDT"}]
+
+
+class BrokenError(Exception):
+    pass
+
+
+async def test_an_error_in_a_callback_ends_the_run_with_it_and_what_was_heard_is_kept(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.socket.hear(depth(1, 2))
+        session = rig.socket.listener.session
+
+        def broken(*_):
+            raise BrokenError("frame")
+
+        session.frame = broken
+        rig.socket.hear(depth(3, 4))
+        assert isinstance(await rig.failure(), BrokenError)
+    (path,) = [path for path in rig.disk.list("spot/active") if path.endswith(".tape")]
+    assert depth(1, 2) in rig.disk.read(path)
+
+
+async def test_an_error_in_a_ping_callback_ends_the_run_too(tmp_path):
+    async with Rig(tmp_path) as rig:
+
+        def broken(*_):
+            raise BrokenError("ping")
+
+        rig.socket.listener.session.ping = broken
+        rig.socket.listener.on_ping(b"x")
+        assert isinstance(await rig.failure(), BrokenError)
+
+
+async def test_an_error_in_a_task_ends_the_run_with_it(tmp_path):
+    async with Rig(tmp_path) as rig:
+        rig.rest.error = BrokenError("rest")
+        rig.socket.hear(depth(1, 2))
+        assert isinstance(await rig.failure(), BrokenError)
+
+
+async def test_a_writer_that_dies_ends_the_run_with_its_error(tmp_path):
+    async with Rig(tmp_path) as rig:
+
+        def broken(*_):
+            raise BrokenError("write")
+
+        rig.spool.write = broken
+        rig.socket.hear(depth(1, 2))
+        assert isinstance(await rig.failure(), BrokenError)
+
+
+async def test_routine_notices_are_counted_always_and_logged_now_and_then(tmp_path):
+    async with Rig(tmp_path) as rig:
+        for _ in range(1500):
+            rig.socket.hear(b"{}")
+        assert rig.collector.counts["frame_of_no_stream"] == 1500
+        assert len(rig.journal.named("frame_of_no_stream")) == 2
+
+
+async def test_the_status_page_tells_the_state_and_prometheus_can_read_it(tmp_path):
+    import aiohttp
+
+    async with Rig(tmp_path) as rig, StatusServer(rig.collector, 0) as server, aiohttp.ClientSession() as http:
+        rig.socket.hear(depth(1, 2))
+        await rig.let(2)
+        async with http.get(f"http://127.0.0.1:{server.port}/status") as answer:
+            said = await answer.json()
+        async with http.get(f"http://127.0.0.1:{server.port}/metrics") as answer:
+            metrics = await answer.text()
+    assert said == status(rig.collector) | said
+    assert said["connections"][0]["frames"] == 1
+    assert said["snapshots"]["answers"] == {"200": 1}
+    for line in (
+        'twintape_rest_answers_total{status="200"} 1.0',
+        "twintape_connections 1.0",
+        'twintape_events_total{event="connected"} 1.0',
+    ):
+        assert line in metrics
