@@ -80,6 +80,7 @@ class Writer:
         self._queue: queue.SimpleQueue[_Command | None] = queue.SimpleQueue()
         self._put_bytes = 0  # counted by the event loop …
         self._done_bytes = 0  # … and by the writer: neither needs a lock
+        self._held_bytes = dict.fromkeys(spools, 0)
         self._kept_ns = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._finished: asyncio.Future[None] | None = None
@@ -89,7 +90,7 @@ class Writer:
     @property
     def waiting_bytes(self) -> int:
         """Bytes handed over that are in no file yet."""
-        return self._put_bytes - self._done_bytes + sum(status.held_bytes for status in self.status.values())
+        return self._put_bytes - self._done_bytes + sum(self._held_bytes.values())
 
     @property
     def full(self) -> bool:
@@ -99,7 +100,7 @@ class Writer:
     @property
     def disk_refuses(self) -> bool:
         """Whether lines are held in memory because the disk does not take them."""
-        return any(status.held_bytes for status in self.status.values())
+        return any(self._held_bytes.values())
 
     def start(self) -> asyncio.Future[None]:
         """Recover what an earlier process left and start writing; the future ends with the writer, or with what it died of."""
@@ -213,7 +214,9 @@ class Writer:
                 command = self._queue.get(timeout=wait_s) if number == 0 and wait_s is not None else self._queue.get_nowait()
                 if command is None:
                     return False
-                command.run(self._spools[command.market])
+                spool = self._spools[command.market]
+                command.run(spool)
+                self._held_bytes[command.market] = spool.held_bytes  # first, so that no byte is ever in neither count
                 self._done_bytes += command.size
         except queue.Empty:
             pass  # nothing more to do for now
@@ -235,6 +238,7 @@ class Writer:
                 details = {"market": str(market), "level": status.alarm, "used": status.used_bytes, "held": status.held_bytes}
                 self._call(self._on_notice, "spool_alarm" if status.alarm else "spool_alarm_over", details)
             self.status[market] = status
+            self._held_bytes[market] = status.held_bytes
 
     def _hand_out(self, market: Market, pending: Sequence[SealedFile]) -> None:
         """Report the sealed files that were not reported yet; what is no longer pending is forgotten."""
