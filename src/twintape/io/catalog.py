@@ -195,22 +195,45 @@ async def known_numbers(store: Store, market: Market, dates: Sequence[str]) -> d
     return found
 
 
-def missing_numbers(segments: Iterable[RawSegment], known: dict[tuple[str, str], set[int]]) -> list[Missing]:
+def missing_numbers(
+    segments: Iterable[RawSegment], known: dict[tuple[str, str], set[int]], before: Iterable[Missing] = ()
+) -> list[Missing]:
     """Return the holes in the serial chains of the segments at hand.
 
     Args:
         segments: What was listed.
         known: Numbers that are accounted for without being listed.
+        before: Holes that earlier proofs speak of: the segments around them may be gone, the holes are not.
     """
     present: dict[tuple[str, str], set[int]] = {}
     for found in segments:
         chain = found.index.chain
         present.setdefault((found.key.collector, chain.id), set()).add(chain.number)
-    missing = []
-    for (collector, chain_id), numbers in sorted(present.items()):
-        have = numbers | {n for n in known.get((collector, chain_id), ()) if min(numbers) < n < max(numbers)}
-        ordered = sorted(have)
-        ranges = [(a + 1, b - 1) for a, b in pairwise(ordered) if b > a + 1]
-        if ranges:
-            missing.append(Missing(collector=collector, chain=chain_id, numbers=ranges))
-    return missing
+    holes: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    for chain_of, numbers in present.items():
+        have = numbers | {n for n in known.get(chain_of, ()) if min(numbers) < n < max(numbers)}
+        holes.setdefault(chain_of, set()).update(_between(sorted(have)))
+    for hole in before:
+        chain_of = (hole.collector, hole.chain)
+        have = present.get(chain_of, set()) | known.get(chain_of, set())
+        for first, last in hole.numbers:
+            filled = sorted(n for n in have if first <= n <= last)
+            holes.setdefault(chain_of, set()).update(_between([first - 1, *filled, last + 1]))
+    return [
+        Missing(collector=collector, chain=chain_id, numbers=_outermost(ranges))
+        for (collector, chain_id), ranges in sorted(holes.items())
+        if ranges
+    ]
+
+
+def _between(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    return [(a + 1, b - 1) for a, b in pairwise(numbers) if b > a + 1]
+
+
+def _outermost(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the ranges that lie in no other, sorted."""
+    kept: list[tuple[int, int]] = []
+    for first, last in sorted(ranges, key=lambda found: (found[0], -found[1])):
+        if not kept or last > kept[-1][1]:
+            kept.append((first, last))
+    return kept

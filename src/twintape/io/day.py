@@ -67,8 +67,8 @@ class DayTask:
         sources: How many raw segments there are.
         blocks: The stream's blocks.
         snapshots: Blocks of the symbol's REST snapshots.
+        archived_snapshots: Paths of published verbatim tables with REST snapshots of the symbol whose raw segments are gone.
         parent: Table → path of the outputs of the generation before, when raw segments of it are gone; else empty.
-        parent_snapshots: Path of its snapshot table, or None.
         start_pin: The end of the day before.
         end_pin: The start of the day behind.
         opening: Path of the snapshot table of the day before, whose closing book opens this day, or None.
@@ -83,6 +83,7 @@ class DayTask:
     sources: int
     blocks: list[BlockRef]
     snapshots: list[BlockRef] = field(default_factory=list)
+    archived_snapshots: list[str] = field(default_factory=list)
     parent: dict[str, str] = field(default_factory=dict)
     start_pin: int | None = None
     end_pin: int | None = None
@@ -276,18 +277,24 @@ def verify_task(task: DayTask, outputs: dict[str, bytes], result: DayResult) -> 
 
 
 def _recorded_snapshots(task: DayTask, disk: Disk) -> Iterator[SnapshotCopy]:
-    """Return the REST snapshots of the raw blocks and of the parent, each once."""
+    """Return the REST snapshots of the raw blocks, of the archive and of the parent, each once."""
     seen: set[tuple[str, str, int, int]] = set()
-    raw = (copy for ref in task.snapshots for copy in _decoded(ref, _loader(disk, ref)()))
+    raw = (copy for ref in task.snapshots for copy in _decoded(ref.collector, ref.connection, _loader(disk, ref)()))
+    archived = (
+        copy
+        for path in task.archived_snapshots
+        for chunk in expand(Outputs({"verbatim": disk.read(path)}), task.date)
+        for copy in _decoded(chunk.collector, chunk.connection, chunk.load())
+    )
     parent = _archived_snapshots(disk.read(task.parent["snapshot"])) if "snapshot" in task.parent else iter(())
-    for copy in (*raw, *parent):
+    for copy in (*raw, *archived, *parent):
         identity = (copy.collector, copy.connection, copy.receive_time_ns, copy.snapshot.last_update_id)
         if identity not in seen:
             seen.add(identity)
             yield copy
 
 
-def _decoded(ref: BlockRef, text: bytes) -> Iterator[SnapshotCopy]:
+def _decoded(collector: str, connection: str, text: bytes) -> Iterator[SnapshotCopy]:
     for receive_time_ns, frame in segment.parse_text(text):
         recorded = recorded_snapshot(frame)
         if recorded is None or recorded.status != 200:
@@ -297,7 +304,7 @@ def _decoded(ref: BlockRef, text: bytes) -> Iterator[SnapshotCopy]:
         except WireError:
             continue  # kept verbatim by the snapshot stream's own day; it cannot anchor anything
         limit = _LIMIT.search(frame[:1024])
-        yield SnapshotCopy(ref.collector, ref.connection, receive_time_ns, int(limit[1]) if limit else 0, snapshot)
+        yield SnapshotCopy(collector, connection, receive_time_ns, int(limit[1]) if limit else 0, snapshot)
 
 
 def _archived_snapshots(data: bytes) -> Iterator[SnapshotCopy]:

@@ -155,11 +155,16 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
         return []
     view = await read_segments(run.store, market, dates)
     known = await known_numbers(run.store, market, dates)
-    batch = _Batch(market, date, view, missing_numbers(view.segments.values(), known), heads)
+    before = [hole for (_, _, day), head in heads.items() if day == date for hole in head.proof.missing]
+    batch = _Batch(market, date, view, missing_numbers(view.segments.values(), known, before), heads)
+    await _fetch(run, batch, _suspects(batch))
     streams = _streams(batch, wanted, cascade=cascade)
     due = [stream for stream in streams if _why_due(batch, *stream) is not None]
-    needed = sorted({found.info.key for symbol, stream in due for found in _relevant(batch, symbol, stream)})
-    await _fetch(run, batch, needed)
+    needed = _needed(batch, due)
+    # Where an object turns out damaged or gone, the one beside it becomes the nearest to midnight.
+    while not batch.sha256.keys() >= set(needed):
+        await _fetch(run, batch, [key for key in needed if key not in batch.sha256])
+        needed = _needed(batch, due)
     if due:
         await _publish_plan(run, batch, needed)
     limit = asyncio.Semaphore(max(1, min(run.jobs, MERGES_MAX)))
@@ -175,6 +180,17 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
 
     fresh = {(o.symbol, o.stream): o for o in await asyncio.gather(*(one(*stream) for stream in due))}
     return [fresh.get(stream) or _unchanged(batch, *stream) for stream in streams]
+
+
+def _suspects(batch: _Batch) -> list[str]:
+    """Return the objects that were damaged when the date was merged: only if they are sound by now are they new raw data."""
+    damaged = {found.key for (_, _, date), head in batch.heads.items() if date == batch.date for found in head.proof.unreadable}
+    return sorted(damaged & batch.view.segments.keys())
+
+
+def _needed(batch: _Batch, due: Sequence[tuple[str, str]]) -> list[str]:
+    """Return the raw objects that the days to be merged are made from."""
+    return sorted({key for day in due for key, _ in [*_blocks(batch, *day), *_snapshot_blocks(batch, *day)]})
 
 
 def _unchanged(batch: _Batch, symbol: str, stream: str) -> DayOutcome:
@@ -214,10 +230,11 @@ def _why_due(batch: _Batch, symbol: str, stream: str) -> str | None:
     if head is None:
         return "it has no proof"
     lineage = {source.key for source in head.proof.inputs}
-    if any(found.info.key not in lineage for found in _relevant(batch, symbol, stream)):
+    if any(key not in lineage for key, _ in _blocks(batch, symbol, stream)):
         return "there is new raw data"
     if not is_depth(stream):
-        return "it is settled now" if head.proof.status is Status.PARTIAL and _other_reasons(batch, head.proof) == [] else None
+        open_ends = [*_unreadable_reasons(batch), *_unspliced_reasons(batch, _collectors(head.proof), head.proof)]
+        return "it is settled now" if head.proof.status is Status.PARTIAL and not open_ends else None
     before, _ = _pins(batch, symbol, stream)
     if before is not None:
         if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:
@@ -226,12 +243,6 @@ def _why_due(batch: _Batch, symbol: str, stream: str) -> str | None:
         if (opening.sha256 if opening else None) != (closing.sha256 if closing else None):
             return "the closing book of the day before is another one"
     return None
-
-
-def _relevant(batch: _Batch, symbol: str, stream: str) -> list[RawSegment]:
-    """Return the raw segments that may hold frames of the day."""
-    refs = _blocks(batch, symbol, stream)
-    return [batch.view.segments[key] for key in sorted({key for key, _ in refs})]
 
 
 def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
@@ -259,20 +270,48 @@ def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.
     return own
 
 
-def _other_reasons(batch: _Batch, proof: Proof) -> list[str]:
-    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must."""
-    collectors = {line.collector for line in proof.lines}
-    reasons = [
-        f"{collector} has not closed the date"
-        for collector in sorted(collectors)
-        if not any(
-            (raw.index.event_time_us_max or 0) >= midnight_us(batch.date) + DAY_US
-            for raw in batch.view.segments.values()
-            if raw.key.collector == collector
-        )
+def _snapshot_blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
+    """Return the blocks of REST snapshots that a depth day may meet: the date's own, and those beside its frames.
+
+    Which other streams are due must make no difference. Ids, not dates, say which of them the day's chain meets.
+    """
+    if not is_depth(stream):
+        return []
+    beside = {key for key, _ in _blocks(batch, symbol, stream)}
+    return [
+        (key, block)
+        for key, raw in batch.view.segments.items()
+        for found in raw.index.streams
+        if (found.symbol, found.stream) == (symbol, SNAPSHOT)
+        for block in found.blocks
+        if key in beside or block.date == batch.date
     ]
-    reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
-    return reasons
+
+
+def _collectors(proof: Proof) -> set[str]:
+    return {line.collector for line in proof.lines}
+
+
+def _unreadable_reasons(batch: _Batch) -> list[str]:
+    count = len(batch.view.unreadable)
+    return [f"{count} raw objects could not be read"] if count else []
+
+
+def _unspliced_reasons(batch: _Batch, collectors: set[str], parent: Proof | None) -> list[str]:
+    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must.
+
+    Who had closed the date when the parent was merged has closed it for good, whether or not the segments that showed it are still there.
+    """
+    behind = midnight_us(batch.date) + DAY_US
+    closed = {raw.key.collector for raw in batch.view.segments.values() if (raw.index.event_time_us_max or 0) >= behind}
+    if parent is not None:
+        closed |= {name for name in _collectors(parent) if _not_closed(name) not in parent.reasons}
+    reasons = [_not_closed(name) for name in sorted(collectors - closed)]
+    return reasons + [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+
+
+def _not_closed(collector: str) -> str:
+    return f"{collector} has not closed the date"
 
 
 # --- raw objects and the plan --------------------------------------------------------------------------------------------------
@@ -381,7 +420,7 @@ async def _task(
     run: MergeRun, batch: _Batch, symbol: str, stream: str, head: Head | None
 ) -> tuple[DayTask, list[RawSegment], list[Input]]:
     """Build the day's task. From raw data alone if all of the lineage is still there, else from the parent's outputs and what is new."""
-    blocks = [(key, block) for key, block in _blocks(batch, symbol, stream) if key in batch.view.segments]
+    blocks = _blocks(batch, symbol, stream)
     lineage = [] if head is None else head.proof.inputs
     at_hand = {key for key, _ in blocks}
     gone = [source for source in lineage if source.key not in at_hand]
@@ -413,7 +452,8 @@ async def _task(
         scratch=run.scratch if run.scratch_root is None else run.scratch_root,
         sources=len(keys),
         blocks=[_ref(batch, keys.index(key), key, block) for key, block in blocks],
-        snapshots=_snapshot_refs(batch, symbol) if spliced else [],
+        snapshots=[_ref(batch, -1, key, block) for key, block in _snapshot_blocks(batch, symbol, stream)],
+        archived_snapshots=await _archived_snapshots(run, batch, symbol) if spliced else [],
         parent=parent,
         start_pin=start_pin,
         end_pin=end_pin,
@@ -427,16 +467,14 @@ def _ref(batch: _Batch, source: int, key: str, block: segment.Block) -> BlockRef
     return BlockRef(source, _scratch_path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
 
 
-def _snapshot_refs(batch: _Batch, symbol: str) -> list[BlockRef]:
-    """Return the symbol's snapshot blocks of the objects at hand: ids, not dates, say which of them the day's chain meets."""
-    return [
-        _ref(batch, -1, key, block)
-        for key in sorted(batch.sha256)
-        if key in batch.view.segments
-        for found in batch.view.segments[key].index.streams
-        if (found.symbol, found.stream) == (symbol, SNAPSHOT)
-        for block in found.blocks
-    ]
+async def _archived_snapshots(run: MergeRun, batch: _Batch, symbol: str) -> list[str]:
+    """Fetch the published snapshots of the dates around whose raw segments are gone: at the time, perhaps, no chain met them."""
+    paths = []
+    for days in (-1, 0, 1):
+        head = batch.heads.get((symbol, SNAPSHOT, neighbour(batch.date, days)))
+        if head is not None and any(source.key not in batch.view.segments for source in head.proof.inputs):
+            paths += [await _fetch_output(run, output) for output in head.proof.outputs if output.table == "verbatim"]
+    return paths
 
 
 async def _fetch_output(run: MergeRun, output: Output) -> str:
@@ -491,7 +529,7 @@ def _proof(
     assert batch.plan is not None
     before, behind = _pins(batch, task.symbol, task.stream) if task.spliced else (None, None)
     inputs = [*carried, *_inputs(batch, task, sources, result.settled)]
-    reasons = _reasons(batch, task, result)
+    reasons = _reasons(batch, task, result, head)
     gaps_now = {(gap.after_update_id, gap.next_prev_update_id) for gap in result.gaps}
     parent_gaps = [] if head is None else [*head.proof.gaps, *head.proof.closed_gaps]
     closing = result.closing
@@ -559,22 +597,14 @@ def _inputs(batch: _Batch, task: DayTask, sources: Sequence[RawSegment], settled
     return inputs
 
 
-def _reasons(batch: _Batch, task: DayTask, result: DayResult) -> list[str]:
+def _reasons(batch: _Batch, task: DayTask, result: DayResult, head: Head | None) -> list[str]:
     reasons = []
     if result.open_start:
         reasons.append("begins at an edge of recording")
     if result.open_end:
         reasons.append("ends at an edge of recording")
-    touched = {unreadable.key for unreadable in batch.view.unreadable}
-    if touched:
-        reasons.append(f"{len(touched)} raw objects could not be read")
+    reasons += _unreadable_reasons(batch)
     if not task.spliced:
         collectors = {line.collector for line in result.lines}
-        closed = {
-            raw.key.collector
-            for raw in batch.view.segments.values()
-            if (raw.index.event_time_us_max or 0) >= midnight_us(task.date) + DAY_US
-        }
-        reasons += [f"{name} has not closed the date" for name in sorted(collectors - closed)]
-        reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+        reasons += _unspliced_reasons(batch, collectors, None if head is None else head.proof)
     return reasons
