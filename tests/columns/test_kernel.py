@@ -18,6 +18,11 @@ def word_at(text, position):
 
 
 @numba.njit
+def copy_word(text, position, out, place):
+    kernel._store(out, place, kernel._load(text, position))
+
+
+@numba.njit
 def put_integer(out, position, value):
     return kernel.put_integer(out, position, value)
 
@@ -45,6 +50,14 @@ def array(text: bytes):
 @given(st.binary(max_size=20), st.integers(0, 22))
 def test_a_word_is_the_eight_bytes_from_a_position_and_zeros_behind_the_end(text, position):
     assert int(word_at(array(text), position)) == int.from_bytes(text[position : position + 8], "little")
+
+
+@pytest.mark.parametrize("position", range(9))
+def test_words_are_loaded_and_stored_at_any_byte(position):
+    text, out = array(bytes(range(1, 18))), np.zeros(20, np.uint8)
+    copy_word(text, position, out, 11 - position)
+    assert out.tobytes().strip(b"\x00") == text[position : position + 8].tobytes()
+    assert out[11 - position] == position + 1
 
 
 @SETTINGS

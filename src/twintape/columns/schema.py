@@ -7,6 +7,7 @@ neither times nor versions of ours.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -398,6 +399,22 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
+class _Valve(io.RawIOBase):
+    """Passes bytes on until it is shut: pyarrow's writer finishes its file even when it is thrown away, which must not look finished."""
+
+    def __init__(self, sink: IO[bytes]) -> None:
+        self._sink = sink
+        self.shut = False
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        if not self.shut:
+            self._sink.write(data)
+        return memoryview(data).nbytes
+
+
 class TableWriter:
     """Writes one Parquet file, its bytes a function of the rows alone.
 
@@ -416,8 +433,9 @@ class TableWriter:
         self._pending_rows = 0
         self._dictionaries = [f.name for f in schema if pa.types.is_dictionary(f.type)]
         self.rows = 0
+        self._valve = _Valve(sink)
         self._writer = pq.ParquetWriter(
-            sink,
+            pa.PythonFile(self._valve, "w"),
             schema,
             version="2.6",
             data_page_version="1.0",
@@ -463,6 +481,8 @@ class TableWriter:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if error is None:
             self.close()
+        else:
+            self._valve.shut = True
 
 
 class TableReader:

@@ -1,0 +1,267 @@
+"""The book against two dicts, on ordinary and on absurd prices."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.oracle import OracleBook
+from twintape.columns import book as module
+from twintape.columns.book import (
+    DIFFERENCES_MAX,
+    LADDER_TICKS_MAX,
+    LADDER_TICKS_MIN,
+    NO_ASK,
+    NO_BID,
+    Book,
+    Checkpoint,
+    Difference,
+    book_sha256,
+    book_text,
+    checkpoint,
+)
+from twintape.columns.parse import Levels
+
+SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+
+QUANTITIES = st.one_of(st.just(0), st.integers(1, 9), st.integers(1, 2**62))
+PRICES = {
+    "near": st.integers(1000, 1040),
+    "one ladder": st.integers(0, LADDER_TICKS_MIN * 3),
+    "coarse ticks": st.integers(1, 60).map(lambda tick: tick * 25_000),
+    "word and block borders": st.sampled_from(
+        [n * size + d for size in (64, 4096, 262144) for n in (1, 2, 5) for d in (-1, 0, 1)]
+    ),
+    "too far": st.one_of(st.integers(1000, 1040), st.integers(0, 2**62), st.just(LADDER_TICKS_MAX), st.just(2**62)),
+    "absurd ticks": st.integers(1, 8).map(lambda tick: tick * 2**58),
+}
+
+
+def levels_of(events):
+    def column(side, place):
+        return np.array([level[place] for event in events for level in event[side]], np.int64)
+
+    def offsets(side):
+        return np.cumsum([0, *(len(event[side]) for event in events)]).astype(np.int64)
+
+    return Levels(offsets(0), column(0, 0), column(0, 1), offsets(1), column(1, 0), column(1, 1))
+
+
+@st.composite
+def histories(draw):
+    prices = PRICES[draw(st.sampled_from(sorted(PRICES)))]
+    side = st.lists(st.tuples(prices, QUANTITIES), max_size=8)
+    return draw(st.lists(st.tuples(side, side), max_size=12))
+
+
+def as_lists(book, depth=None):
+    return tuple(part.tolist() for part in book.levels(depth))
+
+
+@SETTINGS
+@given(histories(), st.booleans(), st.data())
+def test_the_book_and_its_top_after_each_event_are_those_of_two_dicts(events, start_from_snapshot, data):
+    levels, oracle, book = levels_of(events), OracleBook(), Book(-2, -3)
+    first = 0
+    if start_from_snapshot and events:
+        oracle.apply(*events[0])
+        book.load(*(np.array(part, np.int64) for part in oracle.levels()))
+        first = 1
+    best = []
+    for event in events[first:]:
+        oracle.apply(*event)
+        best.append((oracle.best_bid(), oracle.best_ask()))
+    cut = data.draw(st.integers(first, len(events)) if events else st.just(0))
+    tops = [book.apply(levels, first, cut), book.apply(levels, cut)] if events else []
+    found = [pair for top in tops for pair in zip(top.best_bid.tolist(), top.best_ask.tolist(), strict=True)]
+    assert found == best
+    assert sum(top.crossed_count for top in tops) == sum(bid >= ask for bid, ask in best)
+    assert as_lists(book) == oracle.levels()
+    assert len(book) == len(oracle.bids) + len(oracle.asks)
+    assert book_sha256(book) == oracle.sha256(-2, -3)
+    depth = data.draw(st.integers(0, 5))
+    assert as_lists(book, depth) == tuple(part[:depth] for part in oracle.levels())
+
+
+def test_a_long_random_history_with_a_wandering_price_stays_exact():
+    random = np.random.default_rng(7)
+    middle, events = 500_000, []
+    for _ in range(3000):
+        middle += int(random.integers(-400, 401))
+        events.append(
+            tuple(
+                [(middle + int(random.normal(0, 300)) + shift, int(random.integers(0, 3))) for _ in range(4)]
+                for shift in (-300, 300)
+            )
+        )
+    levels, oracle, book = levels_of(events), OracleBook(), Book(0, 0)
+    top = book.apply(levels)
+    best = []
+    for event in events:
+        oracle.apply(*event)
+        best.append((oracle.best_bid(), oracle.best_ask()))
+    assert list(zip(top.best_bid.tolist(), top.best_ask.tolist(), strict=True)) == best
+    assert as_lists(book) == oracle.levels()
+
+
+def test_an_empty_book_has_sentinels_for_best_prices_and_is_not_crossed():
+    book = Book(0, 0)
+    top = book.apply(levels_of([((), ()), (((5, 1),), ()), (((5, 0),), ((7, 1),)), ((), ((7, 0), (8, 0)))]))
+    assert top.best_bid.tolist() == [NO_BID, 5, NO_BID, NO_BID]
+    assert top.best_ask.tolist() == [NO_ASK, NO_ASK, 7, NO_ASK]
+    assert (top.crossed_count, len(book), as_lists(book)) == (0, 0, ([], [], [], []))
+
+
+def test_one_price_may_stand_on_both_sides_of_an_event():
+    book = Book(0, 0)
+    top = book.apply(levels_of([(((5, 1),), ((5, 2),))]))
+    assert (as_lists(book), top.crossed_count) == (([5], [1], [5], [2]), 1)
+
+
+def test_a_level_named_twice_in_an_event_has_the_last_quantity():
+    book = Book(0, 0)
+    book.apply(levels_of([(((5, 1), (5, 3)), ((7, 2), (7, 0)))]))
+    assert as_lists(book) == ([5], [3], [], [])
+
+
+def test_loading_replaces_everything_and_ignores_empty_levels():
+    book = Book(0, 0)
+    book.apply(levels_of([(((5, 1), (2**62, 1)), ((7, 1), (2**62, 4)))]))
+    book.load(np.array([3, 4]), np.array([1, 0]), np.array([9, 8, 2**61]), np.array([2, 3, 0]))
+    assert as_lists(book) == ([3], [1], [8, 9], [3, 2])
+
+
+def test_a_copy_is_independent():
+    book = Book(-1, -2)
+    book.apply(levels_of([(((5, 1), (2**62, 6)), ((7, 1),))]))
+    copy = book.copy()
+    copy.apply(levels_of([(((5, 0),), ())]))
+    assert as_lists(book) == ([2**62, 5], [6, 1], [7], [1])
+    assert as_lists(copy) == ([2**62], [6], [7], [1])
+    assert (copy.price_exponent, copy.quantity_exponent) == (-1, -2)
+
+
+def test_levels_too_far_for_the_ladder_are_laid_anew_only_as_often_as_they_double(monkeypatch):
+    laid = []
+    lay = Book._lay
+    monkeypatch.setattr(Book, "_lay", lambda self, *sides: (laid.append(1), lay(self, *sides))[1])
+    near = [((1000 + n, 1), (2000 + n, 1)) for n in range(200)]
+    far = [((3 * LADDER_TICKS_MAX + 7 * n, 1), (5 * LADDER_TICKS_MAX + 7 * n, 1)) for n in range(90)]
+    book = Book(0, 0)
+    book.apply(levels_of([([bid], [ask]) for bid, ask in [*near, *far]]))
+    assert len(book) == 580
+    assert len(laid) < 20
+
+
+def test_memory_that_is_never_written_is_shared_with_nobody_and_works_without_advice(monkeypatch):
+    monkeypatch.setattr(module, "_NO_HUGE_PAGES", None)
+    zeros = module._sparse_zeros(1000)
+    zeros[7] = 5
+    assert (int(zeros.sum()), len(zeros)) == (5, 1000)
+
+
+def test_the_text_of_a_book_is_plain_decimals_without_trailing_zeros():
+    book = Book(-2, -3)
+    book.load(np.array([610, 6160201, 1]), np.array([1000, 1671770, 1]), np.array([6160300]), np.array([20]))
+    assert book_text(book) == "b 61602.01 1671.77\nb 6.1 1\nb 0.01 0.001\na 61603 0.02"
+    assert book_sha256(book) == hashlib.sha256(book_text(book).encode()).hexdigest()
+
+
+def test_books_at_different_exponents_with_equal_levels_have_equal_texts():
+    coarse, fine = Book(0, -1), Book(-3, -4)
+    coarse.load(np.array([50]), np.array([15]), np.array([60]), np.array([100]))
+    fine.load(np.array([50_000]), np.array([15_000]), np.array([60_000]), np.array([100_000]))
+    assert book_text(coarse) == book_text(fine) == "b 50 1.5\na 60 10"
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------------
+
+
+def sides(bids, asks):
+    return tuple(np.array([level[place] for level in side], np.int64) for side in (bids, asks) for place in (0, 1))
+
+
+def book_of(bids, asks):
+    book = Book(0, 0)
+    book.load(*sides(bids, asks))
+    return book
+
+
+BIDS, ASKS = [(10, 1), (9, 2), (8, 3)], [(11, 1), (12, 2), (13, 3)]
+
+
+def test_a_snapshot_equal_to_the_book_passes():
+    assert checkpoint(sides(BIDS, ASKS), book_of(BIDS, ASKS)) == Checkpoint("passed", (), 0)
+
+
+def test_every_wrong_level_inside_the_range_is_a_difference():
+    book = book_of([(10, 1), (9, 5), (7, 9)], [(11, 1), (12, 2), (13, 3), (14, 9)])
+    result = checkpoint(sides(BIDS, ASKS), book)
+    assert result == Checkpoint("failed", (Difference("bid", 8, 3, 0), Difference("bid", 9, 2, 5)), 2)
+
+
+def test_levels_beyond_the_worst_price_of_a_cut_snapshot_are_not_judged():
+    book = book_of([*BIDS, (7, 9)], [*ASKS, (14, 9)])
+    assert checkpoint(sides(BIDS, ASKS), book).verdict == "passed"
+
+
+def test_a_complete_side_is_judged_to_infinity():
+    book = book_of([*BIDS, (7, 9)], [*ASKS, (14, 9)])
+    assert checkpoint(sides(BIDS, ASKS), book, complete_bid=True).differences == (Difference("bid", 7, 0, 9),)
+    assert checkpoint(sides(BIDS, ASKS), book, complete_ask=True).differences == (Difference("ask", 14, 0, 9),)
+
+
+def test_levels_better_than_the_snapshots_best_are_judged():
+    result = checkpoint(sides(BIDS, ASKS), book_of([(20, 1), *BIDS], ASKS))
+    assert result.differences == (Difference("bid", 20, 0, 1),)
+
+
+def test_an_empty_side_claims_nothing_unless_it_is_complete():
+    book = book_of(BIDS, ASKS)
+    assert checkpoint(sides([], ASKS), book).verdict == "passed"
+    assert checkpoint(sides([], ASKS), book, complete_bid=True).difference_count == 3
+
+
+def test_the_spanning_event_is_applied_to_the_snapshot_before_it_is_compared():
+    events = levels_of([((), ()), (((9, 0), (10, 4), (7, 5)), ((12, 0), (11, 6)))])
+    book = book_of(BIDS, ASKS)
+    book.apply(events)
+    assert checkpoint(sides(BIDS, ASKS), book, events, 1).verdict == "passed"
+    assert checkpoint(sides(BIDS, ASKS), book).difference_count == 4
+    lost = book_of([(10, 4), (8, 3)], [(11, 6), (13, 3)])
+    assert checkpoint(sides(BIDS, ASKS), lost, events, 1).verdict == "passed"  # 7 is outside the snapshot's range
+    assert checkpoint(sides(BIDS, ASKS), lost, events, 1, complete_bid=True).differences == (Difference("bid", 7, 5, 0),)
+
+
+def test_only_the_first_differences_are_spelled_out():
+    asks = [(100 + n, 1) for n in range(3 * DIFFERENCES_MAX)]
+    result = checkpoint(sides([], asks), book_of([], []))
+    assert (len(result.differences), result.difference_count) == (DIFFERENCES_MAX, 3 * DIFFERENCES_MAX)
+
+
+@SETTINGS
+@given(histories(), st.integers(1, 12), st.integers(0, 4))
+def test_a_true_snapshot_at_any_id_inside_an_event_passes(events, place, depth):
+    # The snapshot is taken between two events that are then merged into one, as the exchange merges them.
+    events = [*events, ((), ()), ((), ())]
+    place = min(place, len(events) - 1)
+    before, inside, after = events[: place - 1], events[place - 1], events[place]
+    oracle = OracleBook()
+    for event in (*before, inside):
+        oracle.apply(*event)
+    cut = tuple(np.array(part[:depth], np.int64) for part in oracle.levels())
+    merged = levels_of([([*inside[0], *after[0]], [*inside[1], *after[1]])])
+    book = Book(0, 0)
+    book.apply(levels_of(before))
+    book.apply(merged)
+    complete_bid, complete_ask = len(oracle.bids) <= depth, len(oracle.asks) <= depth
+    assert checkpoint(cut, book, merged, complete_bid=complete_bid, complete_ask=complete_ask).verdict == "passed"
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_one_wrong_quantity_in_the_book_fails(side):
+    wrong = [BIDS, ASKS]
+    wrong[side] = [(price, quantity + (index == 1)) for index, (price, quantity) in enumerate(wrong[side])]
+    assert checkpoint(sides(BIDS, ASKS), book_of(*wrong)).difference_count == 1
