@@ -1,0 +1,106 @@
+"""Real processes of ours: the exchange, collectors, and commands, as a user starts them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+WAIT_S = 60.0
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "twintape", *map(str, arguments)]
+
+
+def run(*arguments: str | Path, expect: int | tuple[int, ...] = 0, cwd: Path | None = None) -> str:
+    """Run a command to its end and return what it printed."""
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, check=False, cwd=cwd)
+    wanted = (expect,) if isinstance(expect, int) else expect
+    assert done.returncode in wanted, f"{arguments} ended with {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+class Exchange:
+    """A running `twintape exchange`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], gateways: list[dict[str, str]]) -> None:
+        self.process = process
+        self.gateways = gateways
+
+    def status(self) -> dict:
+        with urllib.request.urlopen(f"{self.gateways[0]['rest']}/twintape/status", timeout=10) as answer:
+            return json.load(answer)
+
+    def wait(self, condition) -> dict:
+        deadline = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline:
+            status = self.status()
+            if condition(status):
+                return status
+            time.sleep(0.05)
+        raise AssertionError(f"the exchange did not come so far: {self.status()}")
+
+    def wait_position(self, position: float) -> dict:
+        return self.wait(lambda status: status["position"] >= position or status["ended"])
+
+    def wait_connected(self, gateway: int) -> dict:
+        return self.wait(lambda status: status["gateways"][gateway]["subscribed"] > 0 or status["ended"])
+
+
+@contextlib.contextmanager
+def exchange(log: Path, *arguments: str | Path) -> Iterator[Exchange]:
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(command("exchange", *arguments), stdout=subprocess.PIPE, stderr=stderr)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text()
+            yield Exchange(process, json.loads(line)["gateways"])
+        finally:
+            process.terminate()
+            process.wait(30)
+            process.stdout.close()
+
+
+class Collector:
+    """A running `twintape record` that can be killed and started again."""
+
+    def __init__(
+        self, root: Path, name: str, market: str, gateway: dict[str, str], symbols: list[str], streams: list[str]
+    ) -> None:
+        options = [part for stream in streams for part in ("--stream", stream)]
+        self.arguments = [
+            *("record", *symbols, "--market", market, "--collector", name, "--store", str(root / "store")),
+            *("--spool", str(root / f"spool-{name}"), "--websocket", gateway[market], "--rest", gateway["rest"], *options),
+        ]
+        self.log = root / f"{name}.log"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                command(*self.arguments), stdout=subprocess.DEVNULL, stderr=stderr, env=dict(os.environ)
+            )
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(30)
+
+    def stop(self) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        assert self.process.wait(60) == 0, self.log.read_text()[-3000:]
+
+    def end(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(30)
