@@ -649,6 +649,31 @@ def test_a_sealed_file_is_not_offered_before_the_chain_knows_it_and_its_active_f
         assert spool.seal_due(at(3)) == spool.pending() != []
 
 
+def test_nothing_is_offered_while_the_chain_is_on_record_nowhere_but_in_the_sealed_files():
+    disk = MemoryDisk()
+    started(disk).close_all(reason="stop", now_ns=at(2))
+    del disk.files["spot/chain.json"]
+    disk.fault = failing(0, "before", OSError(5, "Input/output error"))
+    spool = make(disk, 1)
+    spool.recover()
+    assert spool.pending() == []
+    spool.seal_due(at(3))
+    assert len(spool.pending()) == 1
+
+
+def test_a_failed_file_stays_as_long_as_its_lines_are_in_no_other():
+    disk = MemoryDisk()
+    spool = started(disk)
+    spool.write(1, [line(1), line(2)])
+    disk.fault = lambda name, path: ("before", OSError(5, "Input/output error")) if name in ("append", "sync") else None
+    spool.sync(at(3))
+    spool.seal_due(at(4))
+    assert spool.held_bytes > 0
+    after = disk.after_kill()
+    make(after, 1).recover()
+    assert World(after).lines() == [line(1), line(2)]
+
+
 def test_a_file_that_cannot_be_read_waits_for_the_next_start():
     disk = MemoryDisk()
     spool = started(disk)
