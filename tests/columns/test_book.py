@@ -24,7 +24,7 @@ from twintape.columns.book import (
 )
 from twintape.columns.parse import Levels
 
-SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 
 QUANTITIES = st.one_of(st.just(0), st.integers(1, 9), st.integers(1, 2**62))
 PRICES = {

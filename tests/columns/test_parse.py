@@ -13,7 +13,7 @@ from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
 
-SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 SPOT, USDM = Market.SPOT, Market.USDM
 RECEIVE_TIMES = st.one_of(st.integers(0, 2**63 - 1), st.integers(10**18, 2 * 10**18))
 

@@ -16,7 +16,7 @@ from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
 
-SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=120, deadline=None, derandomize=True)
 SPOT = Market.SPOT
 
 
