@@ -68,11 +68,13 @@ class DayBook:
     """Follows one book along the chain and judges the snapshots it meets.
 
     Feed it the chain in order with `advance`. A book starts from an opening book or from the first snapshot behind which the chain is unbroken; it is
-    unknown before that and from a gap to the next snapshot. A snapshot met while the book is known is a checkpoint: it is compared and changes nothing.
+    unknown before that and from a gap to the next snapshot. Where ids repeat in another epoch, a snapshot speaks of the event heard nearest to it in time.
+    A snapshot met while the book is known is a checkpoint: it is compared and changes nothing.
 
     Args:
         final: int64[k], ends of the chain's events.
         prev: int64[k], their `p`.
+        receive_time_ns: int64[k], when they were heard.
         breaks: Chain positions before which the book is lost (gaps and epochs).
         snapshots: The day's snapshots, sorted by `(last_update_id, collector, receive time)`.
         price_exponent: Of all mantissas.
@@ -81,6 +83,7 @@ class DayBook:
 
     final: Ints
     prev: Ints
+    receive_time_ns: Ints
     breaks: Ints
     snapshots: Sequence[SnapshotCopy]
     price_exponent: int
@@ -90,6 +93,7 @@ class DayBook:
     crossed: int = field(init=False, default=0)
     verdicts: list[str] = field(init=False)
     checkpoints: Checkpoints = field(init=False)
+    _starts: dict[int, list[int]] = field(init=False)
     _meets: dict[int, list[int]] = field(init=False)
     _failures: list[CheckpointFailure] = field(init=False)
     _lost: set[int] = field(init=False)
@@ -99,29 +103,27 @@ class DayBook:
         self.verdicts = ["outside"] * len(self.snapshots)
         self._failures = []
         self._lost = set(self.breaks.tolist())
-        self._meets = {}
+        self._starts, self._meets = {}, {}
         for number, copy in enumerate(self.snapshots):
-            position = self._position(copy.snapshot.last_update_id)
-            if position is not None:
-                self._meets.setdefault(position, []).append(number)
+            self._place(number, copy.snapshot.last_update_id, copy.receive_time_ns)
 
-    def _position(self, last_update_id: int) -> int | None:
-        """Return the chain position of the event with `p < L <= u`, -1 for the chain's very start, None if there is none."""
-        if len(self.final) == 0:
-            return None
-        # Epochs make `final` descend; within the last epoch that reaches L the search is a plain one, and epochs are rare.
-        candidates = np.flatnonzero((self.prev < last_update_id) & (last_update_id <= self.final))
+    def _place(self, number: int, last_update_id: int, receive_time_ns: int) -> None:
+        """Find the event with `p < L <= u`, behind which the snapshot is met; or `L == p` where the chain begins or goes on after a break."""
+        fresh = np.zeros(len(self.final), bool)
+        fresh[:1] = True
+        fresh[self.breaks] = True
+        at_start = fresh & (self.prev == last_update_id)
+        candidates = np.flatnonzero(at_start | ((self.prev < last_update_id) & (last_update_id <= self.final)))
         if len(candidates):
-            return int(candidates[0])
-        return -1 if last_update_id == int(self.prev[0]) else None
+            position = int(candidates[np.argmin(np.abs(self.receive_time_ns[candidates] - receive_time_ns))])
+            meetings = self._starts if at_start[position] else self._meets
+            meetings.setdefault(position, []).append(number)
 
     def open(self, opening: BookRow | None) -> None:
-        """Start from yesterday's closing book, if there is one, and meet the snapshots at the chain's very start."""
+        """Start from yesterday's closing book, if there is one and the chain goes on from it."""
         if opening is not None and 0 not in self._lost:
             self.book.load(*rescaled(opening, self.price_exponent, self.quantity_exponent))
             self.known = True
-        for number in self._meets.get(-1, ()):
-            self._meet(number, None, 0)
 
     def advance(self, first: int, levels: Levels) -> NDArray[np.bool_]:
         """Apply the chain's next events.
@@ -142,10 +144,10 @@ class DayBook:
         )
         begin = 0
         for stop in stops:
-            if stop == begin:
-                continue
-            if first + begin > 0 and first + begin in self._lost:
+            if first + begin in self._lost:
                 self.known = False
+            for number in self._starts.get(first + begin, ()):
+                self._meet(number, None, 0)
             if self.known:
                 self.crossed += self.book.apply(levels, begin, stop).crossed_count
             unknown[begin:stop] = not self.known

@@ -90,24 +90,29 @@ class _Arrivals:
         self.row = self._join(depth)
 
     def _join(self, depth: TableReader) -> Ints:
-        """Find the depth row of every arrival row; ids may repeat only in another epoch."""
+        """Find the depth row of every arrival row. Ids may repeat only in another epoch: then the nearer event time decides."""
         row = np.full(len(self.final), -1, np.int64)
         if len(row) == 0:
             return row
-        finals, prevs, starts = [], [], [0]
+        finals, prevs, times, starts = [], [], [], [0]
         count = 0
         for batch in depth:
             finals.append(np.asarray(batch.column("final_update_id")))
             prevs.append(np.asarray(batch.column("prev_update_id")))
+            times.append(np.asarray(batch.column("event_time").cast(pa.int64())))
             flags = np.asarray(batch.column("flags"))
             starts += [count + int(k) for k in np.flatnonzero(flags & EPOCH_START) if count + int(k) > 0]
             count += batch.num_rows
-        final, prev = np.concatenate(finals), np.concatenate(prevs)
+        none = np.zeros(0, np.int64)
+        final, prev, time = (np.concatenate([none, *parts]) for parts in (finals, prevs, times))
+        nearest = np.full(len(row), np.iinfo(np.int64).max)
         for begin, end in zip(starts, [*starts[1:], count], strict=True):
-            place = begin + np.searchsorted(final[begin:end], self.final)
-            inside = np.minimum(place, end - 1)
-            hit = (row < 0) & (place < end) & (final[inside] == self.final) & (prev[inside] == self.prev)
-            row[hit] = inside[hit]
+            if begin == end:
+                continue
+            place = np.minimum(begin + np.searchsorted(final[begin:end], self.final), end - 1)
+            distance = np.abs(time[place] - self.event_time_us)
+            hit = (final[place] == self.final) & (prev[place] == self.prev) & (distance < nearest)
+            row[hit], nearest[hit] = place[hit], distance[hit]
         if (row < 0).any():
             raise CorruptionError(f"{int((row < 0).sum())} arrival rows have no depth row")
         return row

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from twintape.columns.lines import SLOW, UNDECODABLE, ChunkTexts, DayBounds, Lines
 from twintape.columns.splice import splice
-from twintape.core.errors import WireError
 from twintape.core.markets import Market
 from twintape.core.wire import DepthEvent, decode_depth
 
@@ -74,7 +73,7 @@ def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market, s
     fate[settled & ~bounds.inside] = Fate.STALE
     fate[bounds.inside & (lines.template == UNDECODABLE)] = Fate.UNDECODABLE
     day = np.flatnonzero(bounds.inside & (lines.template != UNDECODABLE))
-    chain, overlap_at, gap_after = _chain(lines, day, bounds.start_update_id)
+    chain, overlap_at, gap_after = _chain(lines, day, bounds)
     place_of_group = np.full(int(lines.group.max(initial=-1)) + 1, -1, np.int64)
     place_of_group[lines.group[chain]] = np.arange(len(chain))
     place = np.full(len(lines), -1, np.int64)
@@ -100,7 +99,7 @@ def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market, s
     return Fates(fate, chain, place, overlap_at, gap_after)
 
 
-def _chain(lines: Lines, day: Ints, start_update_id: int | None) -> tuple[Ints, Ints, Ints]:
+def _chain(lines: Lines, day: Ints, bounds: DayBounds) -> tuple[Ints, Ints, Ints]:
     """Splice each epoch of the day; copies on the same line are no choices of their own."""
     parts: list[tuple[Ints, Ints, Ints]] = []
     epochs = np.unique(lines.epoch[day])
@@ -109,8 +108,7 @@ def _chain(lines: Lines, day: Ints, start_update_id: int | None) -> tuple[Ints, 
         fresh = np.ones(len(rows), bool)
         fresh[1:] = (lines.group[rows[1:]] != lines.group[rows[:-1]]) | (lines.line[rows[1:]] != lines.line[rows[:-1]])
         rows = rows[fresh]
-        # A start far above everything in the epoch belongs to the id space before it.
-        start = start_update_id if epoch == 0 else None
+        start = bounds.start_update_id if epoch == bounds.start_epoch else None
         path = splice(lines.prev[rows], lines.final[rows], lines.line[rows], start)
         parts.append((rows[path.chosen], path.overlap_at, path.gap_after))
     if not parts:
@@ -145,12 +143,9 @@ def _compare(lines: Lines, texts: ChunkTexts, market: Market, row: int, chosen: 
     ours, theirs = (line.split(b" ", 1)[1] for line in texts.lines(lines.chunk[pair], lines.offset[pair], lines.length[pair]))
     if ours == theirs:
         return Fate.DUPLICATE
-    try:
-        if _levels(decode_depth(ours, market)) == _levels(decode_depth(theirs, market)):
-            # The same book, but printed differently or stamped with another T or U: the chosen row cannot render it.
-            return Fate.VARIANT
-    except WireError:  # pragma: no cover - both were decoded by the first pass
-        return Fate.CONFLICT
+    if _levels(decode_depth(ours, market)) == _levels(decode_depth(theirs, market)):
+        # The same book, but printed differently or stamped with another T or U: the chosen row cannot render it.
+        return Fate.VARIANT
     return Fate.CONFLICT
 
 

@@ -29,6 +29,9 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
+HEARD_THROUGH = "heard through"
+MISSED_MORE = "missed more"
+
 
 def _runs(starts: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Return the half-open ranges that begin where `starts` is true."""
@@ -112,8 +115,8 @@ def unknown_ranges(day: MergedDay) -> list[UnknownRange]:
 def gaps(day: MergedDay) -> list[GapRecord]:
     """Return every gap with the reason the lines' own records give.
 
-    A line *heard through* a gap if one connection delivered both the last event before it and the first behind it. Two such lines make it the exchange's;
-    if none did, it is the collectors'; one alone cannot tell.
+    A line *heard through* a gap if one connection delivered both the last event before it and the first behind it. Two such lines make it the exchange's.
+    Where no line stayed on one connection across it, it is the collectors'. Otherwise nobody can tell.
     """
     found = []
     chain, lines = day.fates.chain, day.lines
@@ -121,10 +124,9 @@ def gaps(day: MergedDay) -> list[GapRecord]:
         row = int(chain[k])
         after, behind = int(day.fates.gap_after[k]), int(lines.prev[row])
         records = [_across(day, line, int(lines.epoch[row]), after, behind) for line in range(len(lines.collectors))]
-        through = sum(record == "heard through" for record in records)
-        if through >= 2:
+        if records.count(HEARD_THROUGH) >= 2:
             kind = "exchange-side"
-        elif through == 0:
+        elif not {HEARD_THROUGH, MISSED_MORE} & set(records):
             kind = "collector-side"
         else:
             kind = "unknown"
@@ -144,19 +146,17 @@ def gaps(day: MergedDay) -> list[GapRecord]:
 
 def _across(day: MergedDay, line: int, epoch: int, after: int, behind: int) -> str:
     lines = day.lines
-    mine = np.flatnonzero((lines.line == line) & (lines.epoch == epoch))
-    final = lines.final[mine]
-    before = int(np.searchsorted(final, after, side="right")) - 1
-    next_ = int(np.searchsorted(final, behind, side="right"))
-    if before < 0 and next_ >= len(mine):
-        return "no data"
-    if before < 0:
-        return "no data before"
-    if next_ >= len(mine):
+    mine = (lines.line == line) & (lines.epoch == epoch)
+    before, later = mine & (lines.final <= after), mine & (lines.prev >= behind)
+    if not before.any():
+        return "no data before" if later.any() else "no data"
+    if not later.any():
         return "no data behind"
-    if lines.connection[mine[before]] == lines.connection[mine[next_]]:
-        return "heard through"
-    return "another connection behind"
+    connections = [set(lines.connection[rows].tolist()) for rows in (before, later)]
+    if not connections[0] & connections[1]:
+        return "another connection behind"
+    at_edge = [set(lines.connection[mine & rows].tolist()) for rows in (lines.final == after, lines.prev == behind)]
+    return HEARD_THROUGH if at_edge[0] & at_edge[1] else MISSED_MORE
 
 
 def line_statistics(day: MergedDay) -> list[LineStatistics]:

@@ -175,6 +175,11 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
     )
     order = np.lexsort(
         (
+            # One connection may, in an imported recording, have heard several frames at one time: their content decides.
+            columns["length"],
+            columns["template"],
+            columns["first"],
+            columns["transaction_time_us"],
             columns["hash_a"],
             columns["event_time_us"],
             columns["connection"],
@@ -219,6 +224,7 @@ class DayBounds:
     Attributes:
         inside: bool[n], the day's frames.
         start_update_id: Where the chain stands before the day's first event; None for a day without events of which nothing is known.
+        start_epoch: The epoch that id is of.
         end_update_id: Where it stands behind the last event.
         open_start: Nothing before the day is known: an edge of recording.
         open_end: Nothing behind it is.
@@ -226,6 +232,7 @@ class DayBounds:
 
     inside: Flags
     start_update_id: int | None
+    start_epoch: int
     end_update_id: int | None
     open_start: bool
     open_end: bool
@@ -265,24 +272,26 @@ def day_bounds(lines: Lines, chunks: Sequence[Chunk], date: str, start_pin: int 
         inside[blind] = dates[lines.chunk[blind]] == date
     readable = np.flatnonzero(~blind)
     if len(readable) == 0:
-        return DayBounds(inside, start_pin, start_pin, open_start=start_pin is None, open_end=end_pin is None)
+        return DayBounds(inside, start_pin, 0, start_pin, open_start=start_pin is None, open_end=end_pin is None)
     group = lines.group[readable]
     firsts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
     earliest = np.minimum.reduceat(lines.event_time_us[readable], firsts)
     final = lines.final[readable][firsts]
     epoch = lines.epoch[readable][firsts]
     midnight = midnight_us(date)
-    begin, start = _start(final, epoch, earliest, midnight, start_pin)
+    begin, start, start_epoch = _start(final, epoch, earliest, midnight, start_pin)
     stop = max(begin, _stop(final, epoch, earliest, midnight + DAY_US, end_pin))
     inside[readable] = (group - group[0] >= begin) & (group - group[0] < stop)
     end = start
     if stop > begin:
         end = int(final[stop - 1])
         if start is None:
-            start = int(lines.prev[readable][firsts][begin:stop][epoch[begin:stop] == epoch[begin]].min())
+            start_epoch = int(epoch[begin])
+            start = int(lines.prev[readable][firsts][begin:stop][epoch[begin:stop] == start_epoch].min())
     return DayBounds(
         inside,
         start,
+        start_epoch,
         end,
         open_start=start_pin is None and begin == 0,
         open_end=end_pin is None and stop == len(final),
@@ -295,23 +304,26 @@ def _behind(earliest: Ints, midnight: int) -> int:
     return int(behind[0]) if len(behind) else len(earliest)
 
 
-def _pinned(final: Ints, epoch: Ints, which: int, pin: int) -> int:
-    """Return the position of the first event behind id `pin` of an epoch."""
-    return int(np.searchsorted(np.where(epoch < which, -1, np.where(epoch > which, 2**62, final)), pin, side="right"))
+def _pinned(final: Ints, epoch: Ints, position: int, pin: int) -> tuple[int, int]:
+    """Return the position of the first event behind a pin, and the pin's epoch: that of the nearest id before midnight (`position`)."""
+    distance = np.abs(final[:position] - pin)[::-1]
+    which = int(epoch[position - 1 - np.argmin(distance)]) if position else 0
+    ids = np.where(epoch < which, -1, np.where(epoch > which, 2**62, final))
+    return int(np.searchsorted(ids, pin, side="right")), which
 
 
-def _start(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | None) -> tuple[int, int | None]:
-    """Return the position of the day's first event and the id before it, None at an edge of recording."""
-    if pin is not None:
-        return _pinned(final, epoch, 0, pin), pin
+def _start(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | None) -> tuple[int, int | None, int]:
+    """Return the position of the day's first event, the id before it (None at an edge of recording), and that id's epoch."""
     position = _behind(earliest, midnight)
-    return position, int(final[position - 1]) if position else None
+    if pin is not None:
+        begin, which = _pinned(final, epoch, position, pin)
+        return begin, pin, which
+    if position == 0:
+        return 0, None, 0
+    return position, int(final[position - 1]), int(epoch[position - 1])
 
 
 def _stop(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | None) -> int:
     """Return the position behind the day's last event."""
     position = _behind(earliest, midnight)
-    if pin is None:
-        return position
-    # The pin speaks of the epoch that reaches midnight.
-    return _pinned(final, epoch, int(epoch[max(position - 1, 0)]), pin)
+    return position if pin is None else _pinned(final, epoch, position, pin)[0]

@@ -23,6 +23,7 @@ from twintape.columns.parse import Levels, TemplateSet, exponents, levels
 from twintape.columns.schema import (
     ARRIVAL,
     BOOK_UNKNOWN,
+    DECIMALS_MAX,
     DEPTH,
     EPOCH_START,
     GAP_BEFORE,
@@ -123,24 +124,24 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
     bounds = day_bounds(lines, chunks, request.date, request.start_update_id, request.end_update_id)
     settled = np.array([chunk.source < 0 for chunk in chunks], bool)[lines.chunk]
     fates = decide(lines, bounds, texts, request.market, settled)
-    templates = TemplateSet(lines.templates)
     snapshots, finest = _usable(request, lines, fates)
-    flags = _flags(lines, fates)
+    flags = _flags(lines, bounds, fates)
     book = DayBook(
         final=lines.final[fates.chain],
         prev=lines.prev[fates.chain],
+        receive_time_ns=lines.receive_time_ns[fates.chain],
         breaks=np.flatnonzero(flags & (GAP_BEFORE | EPOCH_START)),
         snapshots=snapshots,
         price_exponent=finest[0],
         quantity_exponent=finest[1],
     )
     book.open(request.opening)
-    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, templates, book)
+    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, book)
     closing_row = book.closing(bounds.end_update_id)
     closing = None if closing_row is None else BookDigest(update_id=closing_row.update_id, sha256=book.closing_sha256())
     tables = [
         depth,
-        _write_arrival(lines, fates, templates),
+        _write_arrival(lines, fates),
         _write_snapshots(request.opening, snapshots, book.verdicts, closing_row, finest),
         _write_verbatim(lines, fates, texts),
     ]
@@ -167,6 +168,8 @@ def _usable(request: DayRequest, lines: Lines, fates: Fates) -> tuple[list[Snaps
         quantity.append(-request.opening.quantity_exponent)
     ordered = sorted(request.snapshots, key=lambda s: (s.snapshot.last_update_id, s.collector, s.receive_time_ns, s.connection))
     near = [copy for copy in ordered if _touches(copy, lines, fates)]
+    # A number with more digits than Binance ever prints would not leave the others room in 64 bits.
+    near = [copy for copy in near if max(decimals_of(copy.snapshot)) <= DECIMALS_MAX]
     for copy in near:
         decimals = decimals_of(copy.snapshot)
         price.append(decimals[0])
@@ -193,7 +196,7 @@ def _fits(copy: SnapshotCopy, finest: tuple[int, int]) -> bool:
     return True
 
 
-def _flags(lines: Lines, fates: Fates) -> NDArray[np.uint8]:
+def _flags(lines: Lines, bounds: DayBounds, fates: Fates) -> NDArray[np.uint8]:
     chain = fates.chain
     flags = np.zeros(len(chain), np.uint8)
     flags[fates.gap_after >= 0] |= GAP_BEFORE
@@ -201,9 +204,18 @@ def _flags(lines: Lines, fates: Fates) -> NDArray[np.uint8]:
     if len(chain):
         flags[1:][lines.line[chain[1:]] != lines.line[chain[:-1]]] |= LINE_SWITCH
         flags[1:][lines.epoch[chain[1:]] != lines.epoch[chain[:-1]]] |= EPOCH_START
-        if lines.epoch[chain[0]] > 0:
+        if lines.epoch[chain[0]] != bounds.start_epoch:
             flags[0] |= EPOCH_START
     return flags
+
+
+def _used_templates(lines: Lines, rows: Ints) -> tuple[TemplateSet, NDArray[np.int16]]:
+    """Return the templates of the rows, and the new code of each old one: a file lists no template of frames it does not hold."""
+    used = np.unique(lines.template[rows])
+    used = used[used >= 0]
+    codes = np.full(len(lines.templates) + 1, SLOW, np.int16)  # SLOW indexes the end
+    codes[used] = np.arange(len(used))
+    return TemplateSet(lines.templates[code] for code in used.tolist()), codes
 
 
 def _batch_text(lines: Lines, rows: Ints, texts: ChunkTexts) -> tuple[bytes, Ints, list[bytes]]:
@@ -220,20 +232,21 @@ def _write_depth(
     fates: Fates,
     flags: NDArray[np.uint8],
     texts: ChunkTexts,
-    templates: TemplateSet,
     book: DayBook,
 ) -> tuple[Table, int]:
+    templates, codes = _used_templates(lines, fates.chain)
     sink = io.BytesIO()
     level_count = 0
     with TableWriter(DEPTH, sink, templates=list(templates)) as writer:
         for begin in range(0, len(fates.chain), ROW_GROUP_EVENTS):
             rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
+            template = codes[lines.template[rows]]
             text, offsets, found = _batch_text(lines, rows, texts)
             batch = levels(
                 text,
                 offsets,
                 lines.length[rows],
-                lines.template[rows],
+                template,
                 templates,
                 market=market,
                 price_exponent=book.price_exponent,
@@ -242,15 +255,20 @@ def _write_depth(
             unknown = book.advance(begin, batch)
             flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
             level_count += len(batch.bid_price) + len(batch.ask_price)
-            columns = _columns(lines, rows, flags[begin : begin + len(rows)], batch, book, found)
+            columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, found)
             writer.write(columns.to_batch())
     return Table("depth", sink.getvalue(), len(fates.chain)), level_count
 
 
 def _columns(
-    lines: Lines, rows: Ints, flags: NDArray[np.uint8], batch: Levels, book: DayBook, found: list[bytes]
+    lines: Lines,
+    rows: Ints,
+    template: NDArray[np.int16],
+    flags: NDArray[np.uint8],
+    batch: Levels,
+    book: DayBook,
+    found: list[bytes],
 ) -> DepthColumns:
-    template = lines.template[rows]
     slow = np.flatnonzero(template == SLOW).tolist()
     return DepthColumns(
         prev=lines.prev[rows],
@@ -277,8 +295,9 @@ def _columns(
     )
 
 
-def _write_arrival(lines: Lines, fates: Fates, templates: TemplateSet) -> Table:
+def _write_arrival(lines: Lines, fates: Fates) -> Table:
     rows = np.flatnonzero(fates.fate == Fate.DUPLICATE)
+    templates, codes = _used_templates(lines, rows)
     order = np.lexsort(
         (
             lines.event_time_us[rows],
@@ -305,7 +324,7 @@ def _write_arrival(lines: Lines, fates: Fates, templates: TemplateSet) -> Table:
                         pa.array(lines.receive_time_ns[part]).view(pa.timestamp("ns", "UTC")),
                         dictionary_array(lines.line[part].astype(np.int32), lines.collectors),
                         dictionary_array(lines.connection[part].astype(np.int32), lines.connections),
-                        pa.array(lines.template[part]),
+                        pa.array(codes[lines.template[part]]),
                     ],
                     schema=ARRIVAL,
                 )

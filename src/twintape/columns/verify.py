@@ -14,23 +14,35 @@ import numpy as np
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.lines import Chunk, ChunkTexts
 from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
-from twintape.core.errors import CorruptionError
+from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
-from twintape.core.wire import depth_ids
+from twintape.core.wire import decode_depth
 
 __all__ = ["ChainCheck", "Verified", "check_chain", "verify_day"]
 
 
 @dataclass(frozen=True, slots=True)
 class ChainCheck:
-    """What the flags of a depth table say about its chain: rows, gaps, overlaps, epochs; ids at both ends (None without rows)."""
+    """What the flags of a depth table say about its chain.
+
+    Attributes:
+        rows: Events.
+        gaps: `(after, before]`, ids that are missing between two rows.
+        overlaps: Events that begin inside the one before.
+        epochs: Rows that begin a restarted id space.
+        spans: For each stretch without a restart the ids at both ends, `(prev, final)`.
+    """
 
     rows: int
     gaps: list[tuple[int, int]]
     overlaps: int
     epochs: int
-    first_prev: int | None
-    last_final: int | None
+    spans: list[tuple[int, int]]
+
+    @property
+    def last_final(self) -> int | None:
+        """Where the chain ends; None without rows."""
+        return self.spans[-1][1] if self.spans else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +94,14 @@ def verify_day(
     if strangers:
         raise CorruptionError(f"{strangers} archived frames are not among the raw lines, byte for byte")
     depth = outputs.reader("depth", DEPTH)
+    chain = None if depth is None else check_chain(outputs)
+    spans = [] if chain is None else _claimed(chain.spans, start_update_id, end_update_id)
     texts = ChunkTexts(chunks)
     for row in left.tolist():
         chunk = chunks[int(raw.chunk[row])]
         offset = int(raw.offset[row])
         line = texts[int(raw.chunk[row])][offset : offset + int(raw.length[row])]
-        if not _outside(line, chunk, date, market, start_update_id, end_update_id, spliced=depth is not None):
+        if not _outside(line, chunk, date, market, spans):
             raise CorruptionError(f"a raw line of {chunk.collector} {chunk.connection} is not in the archive: {line[:200]!r}")
     verbatim = outputs.reader("verbatim", VERBATIM)
     arrival = outputs.reader("arrival", ARRIVAL)
@@ -97,22 +111,36 @@ def verify_day(
         raw_lines=len(raw.chunk),
         settled=len(archived.chunk),
         owed=len(left),
-        chain=None if depth is None else check_chain(outputs),
+        chain=chain,
         rendered=rows,
         kept=kept,
     )
 
 
-def _outside(line: bytes, chunk: Chunk, date: str, market: Market, start: int | None, end: int | None, *, spliced: bool) -> bool:
-    """Whether a raw line that the day did not settle belongs to another day."""
-    if not spliced:
-        return chunk.date != date
-    ids = depth_ids(line.split(b" ", 1)[-1], market)
-    if ids is None:
-        return chunk.date != date
+def _claimed(spans: list[tuple[int, int]], start: int | None, end: int | None) -> list[tuple[int, int]]:
+    """Return the ids that are the day's: what its chain spans, out to the day's own bounds. None where nothing at all is known."""
     if start is None or end is None:
+        return []
+    if not spans:
+        return [(start, end)]
+    claimed = list(spans)
+    if start < claimed[0][1]:  # else the day begins with a restart, and the start is of the ids before it
+        claimed[0] = (start, claimed[0][1])
+    claimed[-1] = (claimed[-1][0], end)
+    return claimed
+
+
+def _outside(line: bytes, chunk: Chunk, date: str, market: Market, spans: list[tuple[int, int]]) -> bool:
+    """Whether a raw line that the day did not settle belongs to another day."""
+    try:
+        final = decode_depth(line.split(b" ", 1)[-1], market).final_update_id
+    except WireError:
         return chunk.date != date
-    return ids[1] <= start or ids[1] > end
+    outside = not any(prev < final <= last for prev, last in spans)
+    if len(spans) == 1:
+        return outside
+    # Where no ids are known, or where they may repeat, the date has a say.
+    return chunk.date != date or (bool(spans) and outside)
 
 
 def check_chain(outputs: Outputs) -> ChainCheck:
@@ -125,28 +153,29 @@ def check_chain(outputs: Outputs) -> ChainCheck:
     if reader is None:
         raise CorruptionError("a depth day without a depth table")
     gaps: list[tuple[int, int]] = []
-    overlaps = epochs = rows = 0
-    first: int | None = None
-    at: int | None = None
+    overlaps = epochs = rows = at = 0
+    firsts: list[int] = []
+    lasts: list[int] = []
     for batch in reader:
         prev = np.asarray(batch.column("prev_update_id"))
         final = np.asarray(batch.column("final_update_id"))
         flags = np.asarray(batch.column("flags"))
-        if first is None and len(prev):
-            first = int(prev[0])
-        before = np.r_[np.int64(prev[0] if at is None else at), final[:-1]]
+        before = np.r_[np.int64(at), final[:-1]]
         epoch = (flags & EPOCH_START) != 0
         gap = (prev > before) & ~epoch
         overlap = (prev < before) & (final > before) & ~epoch
         wrong = (~epoch & (final <= before)) | (gap != ((flags & GAP_BEFORE) != 0)) | (overlap != ((flags & OVERLAP) != 0))
-        if rows == 0 and len(wrong):
-            wrong[0] = False  # what lies before the first row is the proof's to say
+        if rows == 0:
+            wrong[0] = gap[0] = overlap[0] = False  # what lies before the first row is the proof's to say
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise CorruptionError(f"row {rows + row}: ({prev[row]}, {final[row]}] behind {before[row]} with flags {flags[row]}")
         gaps += [(int(before[k]), int(prev[k])) for k in np.flatnonzero(gap).tolist()]
         overlaps += int(overlap.sum())
         epochs += int(epoch.sum())
+        epoch[0] |= rows == 0
+        firsts += prev[epoch].tolist()
+        lasts += before[epoch].tolist()
         rows += batch.num_rows
-        at = int(final[-1]) if len(final) else at
-    return ChainCheck(rows, gaps, overlaps, epochs, first, at)
+        at = int(final[-1])
+    return ChainCheck(rows, gaps, overlaps, epochs, list(zip(firsts, [*lasts[1:], at], strict=False)))
