@@ -33,6 +33,7 @@ from twintape.io.exchange import ExchangeConfig, SimulatedExchange
 COMMAND = "import typer; from twintape.cli.record import record; typer.run(record)"
 STREAMS = ("depth@100ms", "bookTicker", "trade")
 LIFE_S_MAX = 1.6
+LAST_LIFE_S = 3.0
 START_S_MAX = 30.0
 STOP_S_MAX = 60.0
 _NAME = re.compile(r"([0-9a-f]{8}-\d+-\d+)")
@@ -183,7 +184,7 @@ async def run(kills, seed, directory, *, events_per_second=60.0, speed=10.0):
             life = await Life.start(directory, base, symbols)
             if number == kills or draw.random() < 0.8:
                 await asyncio.wait_for(life.started.wait(), START_S_MAX)
-                await asyncio.sleep(draw.random() * LIFE_S_MAX if number < kills else 3.0)
+                await asyncio.sleep(draw.random() * LIFE_S_MAX if number < kills else LAST_LIFE_S)
             else:
                 await asyncio.sleep(draw.random())  # somewhere in the start, or in the recovery of what the one before left
             code = await life.end(signal.SIGKILL if number < kills else signal.SIGTERM)

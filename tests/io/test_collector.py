@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import importlib.util
 import json
-import os
 import random
 import signal
 import subprocess
@@ -169,8 +168,8 @@ async def test_a_cut_connection_comes_back_with_a_snapshot_and_the_same_streams(
 
 
 async def test_rotation_opens_the_next_connection_before_it_closes_the_last_and_misses_nothing(tmp_path):
-    frames = write_tape(tmp_path / "tape", seconds=60)
-    (tmp_path / "config").write_text("rotate_hours = 0.0003\n")
+    frames = write_tape(tmp_path / "tape", seconds=42)
+    (tmp_path / "config").write_text("rotate_hours = 0.0001\n")
     async with (
         SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange,
         collector(tmp_path, exchange, extra=["--config", str(tmp_path / "config")]) as process,
@@ -189,10 +188,10 @@ async def test_rotation_opens_the_next_connection_before_it_closes_the_last_and_
 
 
 async def test_a_shutdown_notice_is_recorded_and_answered_by_a_new_connection_at_once(tmp_path):
-    write_tape(tmp_path / "tape", seconds=60)
+    write_tape(tmp_path / "tape", seconds=45)
     async with SimulatedExchange(play(tmp_path / "tape", speed=10)) as exchange, collector(tmp_path, exchange) as process:
         await wait_until(lambda: exchange.position() > 0.1)
-        exchange.inject(FaultKind.SHUTDOWN, 0, 4.0)
+        exchange.inject(FaultKind.SHUTDOWN, 0, 3.0)
         await wait_until(lambda: exchange.status()["gateways"][0]["accepted"] >= 2, 3)
         await wait_until(lambda: exchange.position() > 0.9)
         assert await stop(process) == 0
@@ -256,8 +255,8 @@ async def test_a_second_collector_on_the_same_spool_is_refused(tmp_path):
         await wait_until(lambda: (tmp_path / "spool" / "spot" / "active").exists())
         async with collector(tmp_path, exchange) as other:
             await asyncio.wait_for(other.wait(), 20)
-        assert other.returncode != 0
-        assert "RefusedError" in "".join(entry.get("text", "") for entry in other.log)
+        assert other.returncode == 3
+        assert "another process holds this spool" in "".join(entry.get("text", "") for entry in other.log)
         assert await stop(process) == 0
 
 
@@ -332,9 +331,11 @@ def load_killer():
     return module
 
 
+@pytest.mark.slow
 async def test_no_line_whose_write_returned_is_lost_by_a_kill(tmp_path):
     killer = load_killer()
-    killer.LIFE_S_MAX = 0.4
+    killer.LIFE_S_MAX = 0.3
+    killer.LAST_LIFE_S = 1.0
     report = await killer.run(10, random.Random().randrange(2**32), tmp_path)
     assert report.failures == []
     assert report.kills == 10
@@ -386,20 +387,3 @@ def test_the_collector_loads_none_of_the_analytics_packages():
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert answer.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize(
-    "words", [["BTC USDT"], [""], ["A/B"], ["BTCUSDT", "--market", "forex"], [], ["BTCUSDT", "--collector", "X"]]
-)
-def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path, words):
-    answer = subprocess.run(
-        [sys.executable, "-c", COMMAND, *words, "--spool", str(tmp_path / "spool")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "NO_COLOR": "1"},
-    )
-    assert answer.returncode != 0
-    assert "ConfigError" in answer.stderr or "Invalid value" in answer.stderr
-    assert not (tmp_path / "spool").exists()
