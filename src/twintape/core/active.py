@@ -8,7 +8,7 @@ Source: docs/format.md, sections 2 and 4.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from twintape.core import wire
@@ -60,12 +60,25 @@ def parse_line(line: bytes) -> Line:
         CorruptionError: It does not have the form of a line.
     """
     digits, _, frame = line.partition(b" ")
-    if not digits.isdigit() or len(digits) > 19 or (digits[0] == 48 and len(digits) > 1) or not wire.recordable(frame):
+    if not wire.recordable(frame):
         raise CorruptionError(f"not a line of a segment: {line[:80]!r}")
-    receive_time_ns = int(digits)
-    if receive_time_ns > TIME_NS_MAX:
-        raise CorruptionError(f"impossible receive time {receive_time_ns}")
-    return receive_time_ns, frame
+    return _receive_time(digits), frame
+
+
+def _receive_time(digits: bytes) -> int:
+    if digits.isdigit() and len(digits) <= 19 and (digits[0] != 48 or len(digits) == 1):
+        receive_time_ns = int(digits)
+        if receive_time_ns <= TIME_NS_MAX:
+            return receive_time_ns
+    raise CorruptionError(f"not a receive time: {digits[:40]!r}")
+
+
+def _split(line: bytes) -> Line:
+    """Return what `parse_line` does of a line whose text is known to be recordable, in half the time."""
+    digits, _, frame = line.partition(b" ")
+    if not frame:
+        raise CorruptionError(f"not a line of a segment: {line[:80]!r}")
+    return _receive_time(digits), frame
 
 
 def parse_text(text: bytes) -> list[Line]:
@@ -76,7 +89,12 @@ def parse_text(text: bytes) -> list[Line]:
     """
     if not text.endswith(b"\n"):
         raise CorruptionError("text does not end with a whole line")
-    return [parse_line(line) for line in text[:-1].split(b"\n")]
+    return list(map(_parser(text), text[:-1].split(b"\n")))
+
+
+def _parser(text: bytes) -> Callable[[bytes], Line]:
+    # Lines end between characters, so what holds for the whole text holds for each of its lines.
+    return _split if wire.recordable(text.replace(b"\n", b" ")) else parse_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +124,10 @@ def recover_active(data: bytes) -> Recovered:
     """
     lines: list[Line] = []
     checked_count = good_size = synced_size = 0
+    parse = _parser(data)
     for text in data.split(b"\n")[:-1]:
         try:
-            line = parse_line(text)
+            line = parse(text)
         except CorruptionError:
             break
         start, good_size = good_size, good_size + len(text) + 1

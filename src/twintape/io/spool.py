@@ -16,9 +16,11 @@ written or synced again: a failed fsync may have dropped its pages and the next 
 from __future__ import annotations
 
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from twintape.core import wire
 from twintape.core.errors import RefusedError
@@ -86,7 +88,6 @@ class _Connection:
     sequence: int = 0
     active: _Active | None = None
     held: list[Line] = field(default_factory=list)
-    held_size: int = 0
     failed: list[Retired] = field(default_factory=list)
     lost: tuple[int, int, int] | None = None  # first and last receive time, number of lines
     closing: bool = False
@@ -136,6 +137,8 @@ class Spool:
         self._connections: dict[int, _Connection] = {}
         self._event_time_us: int | None = None
         self._shelf = Shelf(disk, self._collector, market, draw_chain_id)
+        self._active_size = 0
+        self._held_size = 0
         self._lost_count = 0
         self._free_size = disk.free_bytes()
 
@@ -144,12 +147,12 @@ class Spool:
     @property
     def used_bytes(self) -> int:
         """What the spool occupies on the disk."""
-        return self._shelf.size + sum(connection.active.size for connection in self._connections.values() if connection.active)
+        return self._shelf.size + self._active_size
 
     @property
     def held_bytes(self) -> int:
         """How much is only in memory because it could not be written."""
-        return sum(connection.held_size for connection in self._connections.values())
+        return self._held_size
 
     @property
     def lost_count(self) -> int:
@@ -269,15 +272,15 @@ class Spool:
             self._event_time_us = event_time_us
 
     def _hold(self, state: _Connection, lines: Sequence[Line], *, at_any_rate: bool = False) -> None:
-        room = self._limits.held_size - self.held_bytes
-        for position, line in enumerate(lines):
-            size = len(line[1]) + LINE_OVERHEAD
-            room -= size
-            if room < 0 and not at_any_rate:
-                self._lose(state, lines[position:])
-                return
-            state.held.append(line)
-            state.held_size += size
+        size = _size(lines)
+        room = self._limits.held_size - self._held_size
+        if size > room and not at_any_rate:
+            count = bisect_right(list(accumulate(_size([line]) for line in lines)), room)
+            self._lose(state, lines[count:])
+            lines = lines[:count]
+            size = _size(lines)
+        state.held.extend(lines)
+        self._held_size += size
 
     def _lose(self, state: _Connection, lines: Sequence[Line]) -> None:
         first_ns, _, count = state.lost or (lines[0][0], 0, 0)
@@ -296,13 +299,13 @@ class Spool:
                 active = state.active or self._begin(state, None)
                 count = self._fitting(active, state.held)
                 if count:
-                    self._append(active, state.held[:count])
+                    self._append(active, state.held if count == len(state.held) else state.held[:count])
             except OSError as error:
                 self._fail(state, error)
                 attempts -= 1
                 continue
-            state.held = state.held[count:]
-            state.held_size = _size(state.held)
+            self._held_size -= _size(state.held[:count])
+            del state.held[:count]
             full = active.size >= self._limits.segment_size
             if (full or state.held) and not self._end(state, 0, "size" if full else "hour"):
                 attempts -= 1
@@ -357,15 +360,18 @@ class Spool:
         return active
 
     def _put(self, active: _Active, data: bytes) -> None:
-        active.size = active.file.write(data)
+        size = active.file.write(data)
+        self._active_size += size - active.size
+        active.size = size
         active.crc32 = zlib.crc32(data, active.crc32)
         self._acknowledge("written", active.path, active.size)
 
     def _append(self, active: _Active, lines: Sequence[Line]) -> None:
-        if not wire.recordable(b" ".join([frame for _, frame in lines])) or not all(frame for _, frame in lines):
+        frames = [frame for _, frame in lines]
+        if not wire.recordable(b" ".join(frames)) or b"" in frames:
             # The collector sees to it that every frame can stand on a line; here it is only made sure of.
             lines = [line if wire.recordable(line[1]) else (line[0], wire.bytes_line(1, line[1])) for line in lines]
-        self._put(active, b"".join([format_line(*line) for line in lines]))
+        self._put(active, b"".join([b"%d %b\n" % line for line in lines]))
         active.unsynced.extend(lines)
         active.line_count += len(lines)
         active.last_ns = max(active.last_ns, lines[-1][0])
@@ -404,6 +410,7 @@ class Spool:
             self._fail(state, error)
             return False
         state.active = None
+        self._active_size -= active.size
         self._shelf.retire(Retired(active.path, active.size))
         return True
 
@@ -426,8 +433,9 @@ class Spool:
             return
         with suppress(OSError):
             active.file.close()
+        self._active_size -= active.size
         state.held[:0] = active.unsynced
-        state.held_size += _size(active.unsynced)
+        self._held_size += _size(active.unsynced)
         state.failed.append(Retired(active.path, active.synced_size))
 
 
