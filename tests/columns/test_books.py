@@ -1,0 +1,224 @@
+"""The book through the day: where it is known, and what snapshots say about it."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.lines import Exchange, price_text, quantity_text, wrong
+from twintape.columns.book import book_sha256
+from twintape.columns.books import BookRow, DayBook, decimals_of, mantissas, rescaled
+from twintape.columns.parse import Levels
+from twintape.core.markets import Market
+from twintape.core.wire import DepthSnapshot
+
+
+def levels_of(events):
+    def side(name):
+        offsets = np.zeros(len(events) + 1, np.int64)
+        np.cumsum([len(getattr(event, name)) for event in events], out=offsets[1:])
+        flat = [level for event in events for level in getattr(event, name)]
+        return offsets, mantissas([price for price, _ in flat], -2), mantissas([quantity for _, quantity in flat], -3)
+
+    return Levels(*side("bids"), *side("asks"))
+
+
+def day_book(events, snapshots=(), breaks=(), times=None):
+    ordered = sorted(snapshots, key=lambda copy: copy.snapshot.last_update_id)
+    return DayBook(
+        final=np.array([event.final for event in events], np.int64),
+        prev=np.array([event.prev for event in events], np.int64),
+        receive_time_ns=np.array([event.time_us * 1000 for event in events] if times is None else times, np.int64),
+        breaks=np.array(breaks, np.int64),
+        snapshots=ordered,
+        price_exponent=-2,
+        quantity_exponent=-3,
+    )
+
+
+def opening_of(exchange, update_id, *, price_exponent=-2, quantity_exponent=-3):
+    sides = [np.array(side, np.int64) for side in exchange.book(update_id).levels()]
+    return BookRow(update_id, price_exponent, quantity_exponent, *sides)
+
+
+def run(book, events, *, batch=1000, opening=None):
+    book.open(opening)
+    unknown = [book.advance(first, levels_of(events[first : first + batch])).tolist() for first in range(0, len(events), batch)]
+    return [flag for part in unknown for flag in part]
+
+
+def sha(book):
+    return book.closing_sha256()
+
+
+EXCHANGE = Exchange(Market.SPOT, 5, 30)
+EVENTS = EXCHANGE.events(3)
+"""Ten events: (1000, 1003], … (1027, 1030]."""
+
+
+# --- where the book is known ---------------------------------------------------------------------------------------------------
+
+
+def test_without_opening_and_snapshots_the_book_is_never_known():
+    book = day_book(EVENTS)
+    assert run(book, EVENTS) == [True] * 10
+    assert book.closing(1030) is None
+
+
+def test_yesterdays_closing_book_opens_the_day():
+    book = day_book(EVENTS)
+    assert run(book, EVENTS, opening=opening_of(EXCHANGE, 1000)) == [False] * 10
+    assert sha(book) == EXCHANGE.sha256(1030)
+    closing = book.closing(1030)
+    assert closing.update_id == 1030
+    assert closing.bid_price.tolist() == EXCHANGE.book(1030).levels()[0]
+    assert book.closing(None) is None
+
+
+def test_yesterdays_closing_book_is_of_no_use_behind_a_gap():
+    book = day_book(EVENTS[1:], breaks=[0])
+    assert run(book, EVENTS[1:], opening=opening_of(EXCHANGE, 1000)) == [True] * 9
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 100])
+@pytest.mark.parametrize("last", [1000, 1001, 1002, 1003, 1004, 1015, 1030])
+def test_a_snapshot_anchors_the_book_from_the_event_that_covers_it(last, batch):
+    book = day_book(EVENTS, [EXCHANGE.snapshot(last)])
+    unknown = run(book, EVENTS, batch=batch)
+    assert unknown == [event.final < last for event in EVENTS]
+    assert book.verdicts == ["anchor"]
+    assert sha(book) == EXCHANGE.sha256(1030)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_a_gap_loses_the_book_until_the_next_snapshot(batch):
+    events = EVENTS[:4] + EVENTS[6:]
+    snapshots = [EXCHANGE.snapshot(last) for last in (1005, 1014, 1017, 1024)]
+    book = day_book(events, snapshots, breaks=[4])
+    unknown = run(book, events, batch=batch)
+    assert unknown == [True, False, False, False, True, False, False, False]
+    assert book.verdicts == ["anchor", "outside", "outside", "anchor"]
+    assert sha(book) == EXCHANGE.sha256(1030)
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_a_snapshot_at_the_far_edge_of_a_gap_anchors_the_event_behind_it(batch):
+    events = EVENTS[:4] + EVENTS[6:]
+    book = day_book(events, [EXCHANGE.snapshot(1001), EXCHANGE.snapshot(1018)], breaks=[4])
+    assert run(book, events, batch=batch) == [False] * 8
+    assert book.verdicts == ["anchor", "anchor"]
+    assert sha(book) == EXCHANGE.sha256(1030)
+
+
+def test_an_overlapping_event_is_applied_whole():
+    events = [EXCHANGE.event(0, 3), EXCHANGE.event(1, 7), EXCHANGE.event(5, 30)]
+    book = day_book(events, [EXCHANGE.snapshot(1000)])
+    assert run(book, events) == [False] * 3
+    assert sha(book) == EXCHANGE.sha256(1030)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(0, 30), max_size=4),
+    st.sets(st.integers(1, 9), max_size=3),
+    st.integers(1, 5),
+)
+def test_whenever_it_is_known_it_is_the_true_book_however_it_is_fed(seed, at, lost, batch):
+    exchange = Exchange(Market.USDM, seed, 30)
+    kept = [event for number, event in enumerate(exchange.events(3)) if number not in lost]
+    breaks = [k for k in range(1, len(kept)) if kept[k].prev != kept[k - 1].final]
+    ids = [exchange.start_id, *(change.final for change in exchange.changes)]
+    book = day_book(kept, [exchange.snapshot(ids[k]) for k in at], breaks)
+    book.open(None)
+    for first in range(0, len(kept), batch):
+        part = kept[first : first + batch]
+        unknown = book.advance(first, levels_of(part))
+        assert bool(unknown[-1]) == (not book.known)
+        if book.known:
+            assert book_sha256(book.book) == exchange.sha256(part[-1].final)
+    assert "failed" not in book.verdicts
+
+
+def test_crossed_books_are_counted():
+    book = day_book(EVENTS)
+    opening = BookRow(1000, -2, -3, np.array([10_100]), np.array([1]), np.array([10_050]), np.array([1]))
+    run(book, EVENTS, opening=opening)
+    assert book.crossed == 10
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [2, 1000])
+def test_a_snapshot_that_agrees_passes(levels):
+    snapshots = [EXCHANGE.snapshot(1001), *(EXCHANGE.snapshot(last, levels=levels, limit=levels) for last in (1003, 1010, 1030))]
+    book = day_book(EVENTS, snapshots)
+    run(book, EVENTS)
+    results = book.results()
+    assert (results.passed, results.anchors, results.failed, results.outside) == (3, 1, 0, 0)
+    assert results.failures == []
+
+
+@pytest.mark.parametrize("last", [1000, 1003, 1010])
+def test_a_snapshot_that_contradicts_fails_and_never_reseeds_the_book(last):
+    liar = wrong(EXCHANGE.snapshot(last, collector="paris"))
+    if last == 1010:  # the level the snapshot lies about must not be one that the event sets anyway
+        touched = {price for price, _ in EXCHANGE.event(9, 12).bids}
+        assert liar.snapshot.bids[0][0] not in touched
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1030), liar])
+    assert run(book, EVENTS, opening=opening_of(EXCHANGE, 1000)) == [False] * 10
+    results = book.results()
+    assert (results.passed, results.failed) == (1, 1)
+    (failure,) = results.failures
+    assert (failure.last_update_id, failure.collector, failure.differences) == (last, "paris", 1)
+    ((side, _, in_snapshot, _),) = failure.examples
+    assert (side, in_snapshot) == ("bid", "77777")
+    assert sha(book) == EXCHANGE.sha256(1030)
+
+
+def test_a_side_with_fewer_levels_than_were_asked_for_is_complete():
+    # The book has a far bid that the snapshot leaves out: only a complete side can say it is not there.
+    opening = opening_of(EXCHANGE, 1000)
+    far = BookRow(
+        1000, -2, -3, np.r_[opening.bid_price, 1], np.r_[opening.bid_quantity, 5], opening.ask_price, opening.ask_quantity
+    )
+    for limit, verdict in ((1000, "failed"), (0, "passed"), (6, "passed")):
+        book = day_book(EVENTS, [EXCHANGE.snapshot(1000, limit=limit)])
+        run(book, EVENTS, opening=far)
+        assert book.verdicts == [verdict], limit
+
+
+def test_a_snapshot_of_ids_the_chain_does_not_have_is_outside():
+    book = day_book(EVENTS, [EXCHANGE.snapshot(last) for last in (998, 999, 1031)])
+    run(book, EVENTS)
+    assert book.verdicts == ["outside"] * 3
+    empty = day_book([], [EXCHANGE.snapshot(1000)])
+    empty.open(opening_of(EXCHANGE, 1000))
+    assert empty.verdicts == ["outside"]
+    assert empty.closing(1000).update_id == 1000
+
+
+def test_where_ids_repeat_in_another_epoch_a_snapshot_speaks_of_the_nearer_one_in_time():
+    second = Exchange(Market.SPOT, 6, 30, start_us=EXCHANGE.changes[-1].time_us + 3_600_000_000)
+    events = EVENTS + second.events(3)
+    book = day_book(events, [second.snapshot(1010)], breaks=[10])
+    assert run(book, events) == [True] * 13 + [False] * 7
+    assert sha(book) == second.sha256(1030)
+
+
+# --- numbers -------------------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=5))
+def test_a_snapshot_needs_the_digits_that_are_not_trailing_zeros(rows):
+    texts = tuple((price_text(price), quantity_text(quantity)) for price, quantity in rows)
+    price, quantity = decimals_of(DepthSnapshot(1, None, None, texts, ()))
+    assert mantissas([text for text, _ in texts], -price).tolist() == [p * 10**price // 100 for p, _ in rows]
+    assert all(p * 10**price % 100 == 0 and q * 10**quantity % 1000 == 0 for p, q in rows)
+    assert price == 0 or any(p * 10 ** (price - 1) % 100 for p, _ in rows)
+
+
+def test_a_book_with_coarser_numbers_opens_a_day_with_finer_ones():
+    row = BookRow(1, -1, 0, np.array([10]), np.array([2]), np.array([11]), np.array([3]))
+    assert [side.tolist() for side in rescaled(row, -2, -3)] == [[100], [2000], [110], [3000]]
