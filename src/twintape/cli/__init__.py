@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from twintape.cli.common import guarded
 from twintape.cli.demo import demo
 from twintape.cli.exchange import exchange
 from twintape.cli.look import book, cat, import_, inspect, ls
@@ -43,5 +44,6 @@ def _version() -> None:
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; every error of ours becomes one line on stderr and the promised exit code."""
+    with guarded():
+        app()

@@ -27,6 +27,9 @@ Flags = NDArray[np.bool_]
 CHUNK_CACHE_MAX = 48
 """Decoded chunks (about 1 MiB each) that are kept while frames are fetched in chain order."""
 
+DECIMALS_MAX = 8
+"""Binance prints no more. A frame with more is no depth frame: one such price would take the whole day's exponents, and int64, with it."""
+
 SLOW = -1
 UNDECODABLE = -2
 
@@ -165,6 +168,8 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
         "hash_a": hashes[:, 0],
         "hash_b": hashes[:, 1],
     }
+    absurd = (columns["price_decimals"] > DECIMALS_MAX) | (columns["quantity_decimals"] > DECIMALS_MAX)
+    columns["template"][absurd] = UNDECODABLE
     readable = columns["template"] != UNDECODABLE
     epoch = np.full(len(readable), -1, np.int64)
     epoch[readable] = assign_epochs(
