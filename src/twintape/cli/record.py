@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from twintape.core.settings import RecordSettings
     from twintape.io.collector import Collector
 
@@ -136,6 +138,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
         return await asyncio.to_thread(disk.read, path)
 
     stream = BackgroundStream(sys.stderr)
+    terminal = _TerminalJournal() if sys.stderr.isatty() else None
     async with AsyncExitStack() as stack:
         stack.callback(stream.close)
         http = await stack.enter_async_context(AiohttpRest(clock))
@@ -148,7 +151,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             # One attempt at a time: the shipper waits between them, and says so.
             upload=lambda sealed: upload_one(store, sealed, read=read, sleep=clock.sleep, draw=draw, attempts=1),
             draw=draw,
-            journal=json_journal(stream) if not sys.stderr.isatty() else _TerminalJournal(),
+            journal=terminal or json_journal(stream),
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -157,8 +160,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             loop.call_later(duration_s, collector.stop, "duration")
         if settings.metrics_port:
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port))
-        if sys.stderr.isatty():
-            live = asyncio.create_task(_live_line(collector))
+        if terminal is not None:
+            live = asyncio.create_task(_live_line(collector, terminal.console))
             stack.callback(live.cancel)
         await collector.run()
 
@@ -189,26 +192,25 @@ class _TerminalJournal:
         self.console.print(f"{event} {details}", style=style, markup=False, soft_wrap=True)
 
 
-async def _live_line(collector: Collector) -> None:
+async def _live_line(collector: Collector, console: Console) -> None:
     """Keep one line on the terminal that says how it goes."""
     import asyncio
 
-    from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
     from twintape.core.session import State
 
     before = 0
-    with Live(console=Console(stderr=True), transient=True, auto_refresh=False, redirect_stderr=True) as live:
+    with Live(console=console, transient=True, auto_refresh=False) as live:
         while True:
             lines = sum(state.lines for state in collector.markets.values())
             size = sum(state.size for state in collector.markets.values())
             spool = sum(known.used_bytes for known in collector.writer.status.values())
             open_count = sum(session.state is State.OPEN for session in collector.links)
             text = (
-                f"{(lines - before) / LIVE_REFRESH_S:8.0f} frames/s  {size / 1e6:10.1f} MB heard  {open_count} connections  "
-                f"{spool / 1e6:8.1f} MB in the spool  {collector.shipper.uploaded} uploaded, {collector.shipper.waiting} waiting"
+                f"{(lines - before) / LIVE_REFRESH_S:6.0f} frames/s {size / 1e6:.1f} MB {open_count} connections "
+                f"| spool {spool / 1e6:.1f} MB | uploaded {collector.shipper.uploaded}, {collector.shipper.waiting} left"
             )
             before = lines
             live.update(Text(text, no_wrap=True), refresh=True)
