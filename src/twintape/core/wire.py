@@ -67,7 +67,8 @@ SHUTDOWN = "!serverShutdown"
 SNAPSHOT = "depthSnapshot"
 """The stream of REST depth bodies, next to a symbol's real streams."""
 
-STREAM_NAME_BYTES_MAX = 128
+STREAM_NAME_BYTES_MAX = 80
+"""Percent-encoded, a longer name of unlucky letters would be no file name any more."""
 SYMBOL_BYTES_MAX = 64
 
 _WRAPPER = b'{"stream":"'
