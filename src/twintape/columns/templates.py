@@ -24,6 +24,7 @@ TEMPLATES_MAX = 256
 """Shapes of frames per stream; any further shape goes the slow way."""
 
 _KEY = re.compile(rb'"(E|T|U|u|pu|b|a)":')
+_NEEDED = frozenset(("E", "U", "u", "b", "a"))
 _INTEGER = re.compile(rb"0|[1-9]\d{0,17}")
 _NUMBER = rb"(?:0|[1-9]\d*)(?:\.\d+)?"
 _LEVEL = rb'\["' + _NUMBER + rb'","' + _NUMBER + rb'"(?:,\[\])?\]'
@@ -166,7 +167,8 @@ def _cut(frame: bytes) -> tuple[tuple[str, ...], dict[str, bytes]] | None:
         parts.append(frame[done:].decode())
     except UnicodeDecodeError:  # inside a value that decoding skipped
         return None
-    return tuple(parts), fields
+    # A field that was not cut (white space before its colon) would be literal text: its values would be printed and never read.
+    return (tuple(parts), fields) if fields.keys() >= _NEEDED else None
 
 
 def _prints(template: Template, event: wire.DepthEvent, frame: bytes, market: Market) -> bool:
