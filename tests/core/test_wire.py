@@ -294,7 +294,7 @@ def test_a_raw_frame_is_filed_by_its_event_and_symbol(frame, name):
         b'{"stream":"',
         b'{"stream":""}',
         b'{"stream":"btcusdt@depth',
-        b'{"stream":"' + b"a" * 129 + b'"}',
+        b'{"stream":"' + b"a" * 81 + b'"}',
         b'{"stream":"\xff@depth"}',
         b'{"stream":"\\u5e01usdt@depth"}',
         b'{"stream":"\\"@depth"}',
@@ -305,8 +305,8 @@ def test_a_wrapper_without_a_usable_name_is_other(frame):
     assert stream_of(frame) == OTHER
 
 
-def test_a_name_of_128_bytes_is_still_a_name():
-    assert stream_of(combined(SPOT, "a" * 128)) == "a" * 128
+def test_a_name_of_80_bytes_is_still_a_name():
+    assert stream_of(combined(SPOT, "a" * 80)) == "a" * 80
 
 
 @pytest.mark.parametrize("name", ["!twintape@open", "!twintape@clock", "!twintape@sync", "!twintape", "!twintapes@x"])
@@ -795,7 +795,7 @@ def test_a_printed_event_is_decoded_and_scanned_as_itself(market, symbol, first,
 
 
 @given(frame=FRAMES | damaged_frames(), market=st.sampled_from(Market), symbol=st.none() | st.just("BTCUSDT"))
-def test_scanning_never_raises_and_a_name_is_never_over_128_bytes(frame, market, symbol):
+def test_scanning_never_raises_and_a_name_is_never_over_80_bytes(frame, market, symbol):
     name = stream_of(frame, {}, symbol)
     assert 1 <= len(name.encode()) <= wire.STREAM_NAME_BYTES_MAX
     assert stream_name(*split_stream(name)).encode().lower() == name.encode().lower()
