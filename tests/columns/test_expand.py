@@ -1,0 +1,161 @@
+"""A published day turned back into raw lines, and multisets of lines compared."""
+
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.lines import DATE, Exchange, chunks_of, expanded, files, hear, merge, printed, raw_lines, scene
+from support.tables import changed
+from twintape.columns import expand as module
+from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.lines import Chunk
+from twintape.columns.schema import ARRIVAL, DEPTH
+from twintape.core.errors import CorruptionError
+from twintape.core.markets import Market
+
+
+def constant(text, collector="tokyo", connection="0000aaaa-1"):
+    return Chunk(collector, connection, 0, DATE, lambda: text)
+
+
+def many(market=Market.SPOT):
+    """Three lines of 21 events, some of them duplicates, variants, garbled and printed oddly."""
+    exchange = Exchange(market, 7, 63)
+    texts = printed(exchange.events(3))
+    odd = [text.replace(b'"b":', b'"b": ') if k % 5 == 0 else text for k, text in enumerate(texts)]
+    return hear(odd) + hear(odd[::2], "paris") + hear([b"<html>", *texts], "rome") + hear(odd, "paris", "0000bbbb-2")
+
+
+# --- expanding -----------------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 100_000), st.sampled_from(list(Market)), st.integers(1, 3))
+def test_the_chunks_hold_the_raw_lines_and_may_be_loaded_in_any_order_and_again(seed, market, number):
+    found = scene(market, seed, lines=number)
+    chunks = expanded(found.merge())
+    first = [chunk.load() for chunk in chunks]
+    again = [chunk.load() for chunk in chunks[::-1]][::-1]
+    assert first == again == [chunk.load() for chunk in chunks]
+    assert raw_lines(chunks) == raw_lines(chunks_of(found.heard))
+    assert all(chunk.date == DATE and chunk.source == -1 for chunk in chunks)
+
+
+def test_each_row_group_and_connection_is_a_chunk(monkeypatch):
+    heard = many()
+    whole = expanded(merge(chunks_of(heard), Market.SPOT))
+    assert len(whole) == 4 + 1
+    monkeypatch.setattr("twintape.columns.schema.ROW_GROUP_EVENTS", 8)
+    monkeypatch.setattr("twintape.columns.merge.ROW_GROUP_EVENTS", 8)
+    monkeypatch.setattr(module, "ROW_GROUP_EVENTS", 8)
+    parts = expanded(merge(chunks_of(heard), Market.SPOT))
+    assert len(parts) > len(whole)
+    assert raw_lines(parts) == raw_lines(whole) == raw_lines(chunks_of(heard))
+
+
+def test_nothing_expands_to_nothing():
+    assert expand(Outputs({}), DATE) == []
+    assert expanded(merge([], Market.SPOT)) == []
+
+
+def test_a_stream_that_is_not_spliced_has_only_verbatim_lines():
+    tables = files(merge(chunks_of(hear([b"<html>", b"{}"])), Market.SPOT))
+    chunks = expand(Outputs({"verbatim": tables["verbatim"]}), DATE)
+    assert Counter(line.split(b" ", 1)[1] for chunk in chunks for line in chunk.load().splitlines()) == {b"<html>": 1, b"{}": 1}
+
+
+def test_copies_of_ids_that_repeat_in_another_epoch_belong_to_the_nearer_one_in_time():
+    # The first id space climbs past a million; the second begins where the first did, with the very same ids.
+    low = Exchange(Market.SPOT, 1, 3, start_id=100)
+    high = Exchange(Market.SPOT, 2, 3, start_id=5_000_000, start_us=low.changes[-1].time_us + 60_000_000)
+    again = Exchange(Market.SPOT, 3, 3, start_id=100, start_us=high.changes[-1].time_us + 60_000_000)
+    texts = printed([exchange.event(0, 3) for exchange in (low, high, again)])
+    for copies in (texts, texts[2:], texts[:1]):
+        heard = hear(texts) + hear(copies, "zurich")
+        day = merge(chunks_of(heard), Market.SPOT)
+        assert Counter(day.fates.fate.tolist())[2] == len(copies)
+        assert raw_lines(expanded(day)) == raw_lines(chunks_of(heard))
+
+
+def test_an_arrival_row_without_its_depth_row_is_corrupt():
+    tables = files(merge(chunks_of(many()), Market.SPOT))
+    for broken in (
+        changed(tables["depth"], DEPTH, lambda table: table.slice(1)),
+        changed(tables["depth"], DEPTH, lambda table: table.slice(0, 0)),
+        changed(tables["depth"], DEPTH, lambda table: table.slice(0, table.num_rows - 1)),
+    ):
+        with pytest.raises(CorruptionError, match="have no depth row"):
+            expand(Outputs(tables | {"depth": broken}), DATE)
+
+
+def test_an_arrival_row_that_needs_the_frame_of_a_row_without_one_is_corrupt():
+    tables = files(
+        merge(chunks_of(hear(texts := printed(Exchange(Market.SPOT, 1, 6).events(3))) + hear(texts, "zurich")), Market.SPOT)
+    )
+    arrival = changed(
+        tables["arrival"],
+        ARRIVAL,
+        lambda table: table.set_column(6, ARRIVAL.field(6), pa.array([-1] * table.num_rows, pa.int16())),
+    )
+    chunks = expand(Outputs(tables | {"arrival": arrival}), DATE)
+    with pytest.raises(CorruptionError, match="without template"):
+        [chunk.load() for chunk in chunks]
+
+
+def test_a_damaged_file_is_corrupt():
+    tables = files(merge(chunks_of(many()), Market.SPOT))
+    for name in tables:
+        with pytest.raises(CorruptionError):
+            expand(Outputs(tables | {name: tables[name][:-9]}), DATE)
+    assert set(tables) == {"depth", "arrival", "verbatim"}
+
+
+# --- multisets -----------------------------------------------------------------------------------------------------------------
+
+texts = st.lists(st.sampled_from([b"1 a", b"1 b", b"2 a", b"", b"1 aa"]), max_size=8)
+
+
+@settings(max_examples=100, deadline=None)
+@given(texts, texts)
+def test_missing_lines_are_the_difference_of_the_multisets(whole, part):
+    def chunk(lines):
+        return [constant(b"".join(line + b"\n" for line in lines))]
+
+    left, strangers = missing_lines(digest_lines(chunk(whole)), digest_lines(chunk(part)))
+    assert Counter(whole[k] for k in left.tolist()) == Counter(whole) - Counter(part)
+    assert strangers == (Counter(part) - Counter(whole)).total()
+
+
+def test_the_same_line_of_another_connection_is_another_line():
+    one = digest_lines([constant(b"1 a\n")])
+    for other in (constant(b"1 a\n", "paris"), constant(b"1 a\n", connection="0000aaaa-2")):
+        left, strangers = missing_lines(one, digest_lines([other]))
+        assert (left.tolist(), strangers) == ([0], 1)
+
+
+def test_a_digest_says_where_its_line_stands():
+    chunks = [constant(b"1 a\n22 bb\n"), constant(b""), constant(b"3 c\n")]
+    found = digest_lines(chunks)
+    places = zip(found.chunk.tolist(), found.offset.tolist(), found.length.tolist(), strict=True)
+    assert [chunks[c].load()[o : o + n] for c, o, n in places] == [b"1 a", b"22 bb", b"3 c"]
+    assert len(digest_lines([]).digest) == 0
+
+
+def test_the_kernels_do_what_their_python_says():
+    rng = np.random.default_rng(1)
+    text = rng.integers(0, 4, 60, dtype=np.uint8)
+    starts, ends, seed = np.array([0, 10, 10]), np.array([10, 10, 60]), np.frombuffer(b"tokyo", np.uint8)
+    compiled, plain = np.zeros((3, 2), np.uint64), np.zeros((3, 2), np.uint64)
+    module._digest(text, starts, ends, seed, compiled)
+    with np.errstate(over="ignore"):
+        module._digest.py_func(text, starts, ends, seed, plain)
+    assert np.array_equal(compiled, plain)
+    whole = np.array([(1, 1), (1, 2), (2, 0), (2, 0)], np.uint64)
+    part = np.array([(0, 9), (1, 2), (2, 0), (3, 0)], np.uint64)
+    found = [np.zeros(4, bool), np.zeros(4, bool)]
+    assert module._match(whole, part, found[0]) == module._match.py_func(whole, part, found[1]) == 2
+    assert found[0].tolist() == found[1].tolist() == [False, True, True, False]
