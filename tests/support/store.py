@@ -79,8 +79,12 @@ class Exchange:
             prev = final
             first = prev + 1 if market is Market.SPOT else prev + rng.randint(1, 20)
             final = first + rng.randint(0, 9)
-            changed_bids = tuple((rng.randint(9970, 9999), rng.choice((0, rng.randint(1, 9999)))) for _ in range(rng.randint(0, 3)))
-            changed_asks = tuple((rng.randint(10001, 10030), rng.choice((0, rng.randint(1, 9999)))) for _ in range(rng.randint(1, 3)))
+            changed_bids = tuple(
+                (rng.randint(9970, 9999), rng.choice((0, rng.randint(1, 9999)))) for _ in range(rng.randint(0, 3))
+            )
+            changed_asks = tuple(
+                (rng.randint(10001, 10030), rng.choice((0, rng.randint(1, 9999)))) for _ in range(rng.randint(1, 3))
+            )
             changed_bids, changed_asks = tuple(dict(changed_bids).items()), tuple(dict(changed_asks).items())
             for side, changes in ((bids, changed_bids), (asks, changed_asks)):
                 for price, quantity in changes:
@@ -289,7 +293,10 @@ def merge(store: Store, scratch: Any, dates: Sequence[str] = DAYS, market: Marke
 
 def prune_run(store: Store, *, grace_h: float = 72, gapped_h: float = 14 * 24, deletions_max: int = 1000) -> PruneRun:
     return PruneRun(
-        store, lambda: f"{next(_ids):016x}", PrunePolicy(int(grace_h * HOUR_NS), int(gapped_h * HOUR_NS)), deletions_max=deletions_max
+        store,
+        lambda: f"{next(_ids):016x}",
+        PrunePolicy(int(grace_h * HOUR_NS), int(gapped_h * HOUR_NS)),
+        deletions_max=deletions_max,
     )
 
 
@@ -318,7 +325,9 @@ def heads(store: Store, market: Market = Market.SPOT) -> dict[tuple[str, str, st
     return {day: head.proof for day, head in asyncio.run(list_heads(store, market)).items()}
 
 
-def contents(store: Store, market: Market = Market.SPOT, tables: Sequence[str] = ("depth", "arrival", "snapshot", "verbatim")) -> Any:
+def contents(
+    store: Store, market: Market = Market.SPOT, tables: Sequence[str] = ("depth", "arrival", "snapshot", "verbatim")
+) -> Any:
     """Return what the archive says, day by day: status and the digest of every table. Attempts and generations do not count."""
     return {
         day: (proof.status, sorted((output.table, output.sha256) for output in proof.outputs if output.table in tables))
@@ -409,7 +418,7 @@ class DyingStore(WrappedStore):
         self.steps = 0
         self.log: list[tuple[str, str]] = []
 
-    def _step(self, name: str, key: str, done: bool) -> None:  # noqa: FBT001
+    def _step(self, name: str, key: str, done: bool) -> None:
         if done:
             self.log.append((name, key))
         if self.steps >= self._last:
@@ -424,6 +433,6 @@ class DawdlingStore(WrappedStore):
         super().__init__(inner, self._wait)
         self._rng = rng
 
-    async def _wait(self, _name: str, _key: str, _done: bool) -> None:  # noqa: FBT001
+    async def _wait(self, _name: str, _key: str, _done: bool) -> None:
         for _ in range(self._rng.choice((0, 0, 1, 2, 5, 20))):
             await asyncio.sleep(0)

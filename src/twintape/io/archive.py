@@ -35,6 +35,8 @@ __all__ = ["Archive", "BookView", "Day"]
 
 T = TypeVar("T")
 
+MIDNIGHT_SLACK_US = 60_000_000
+"""A day's last events may have an `E` behind its midnight: lines stamp it differently, and it may step back."""
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -175,7 +177,7 @@ class Archive:
             A reader of batches with the schema `twintape.columns.schema.DEPTH`.
 
         Raises:
-            ContinuityError: A gap, or a day that is not published, lies in the range and gaps are not allowed.
+            ContinuityError: A gap, an edge of recording, or a day that is not published lies in the range and gaps are not allowed.
             NotFoundError: Nothing of the symbol is published.
             CorruptionError: A file is not what its proof says.
         """
@@ -187,11 +189,11 @@ class Archive:
     def _batches(
         self, market: Market, symbol: str, stream: str, first: int, last: int, *, allow_gaps: bool
     ) -> Iterator[pa.RecordBatch]:
-        for date in _dates(first, last):
-            head = self._run(find_head(self._store, market, symbol, stream, date))
-            if head is None:
-                if not allow_gaps:
-                    raise ContinuityError(f"{market} {symbol} {stream} {date} is not published")
+        if not allow_gaps:
+            self._check_continuous(market, symbol, stream, first, last)
+        heads = self._run(list_heads(self._store, market, symbol=symbol, stream=stream))
+        for (_, _, date), head in heads.items():
+            if midnight_us(date) - MIDNIGHT_SLACK_US >= last or midnight_us(neighbour(date, 1)) + MIDNIGHT_SLACK_US <= first:
                 continue
             for batch in self._table(head.proof, "depth"):
                 times = np.asarray(batch.column("event_time").cast(pa.int64()))
@@ -203,6 +205,30 @@ class Archive:
                     yield batch
                 elif keep.any():
                     yield batch.filter(pa.array(keep))
+
+    def _check_continuous(self, market: Market, symbol: str, stream: str, first: int, last: int) -> None:
+        """Raise unless everything that happened in a range of event times, `last` exclusive, is known to be published."""
+        dates = list(_dates(first, last))
+        before: int | None = None
+        # A gap across midnight is told by the later day.
+        for date in [*dates, neighbour(dates[-1], 1)] if dates else []:
+            head = self._run(find_head(self._store, market, symbol, stream, date))
+            where = f"{market} {symbol} {stream} {date}"
+            if head is None:
+                if date in dates:
+                    raise ContinuityError(f"{where} is not published")
+                return
+            proof = head.proof
+            begin, end = proof.first_event_time_us, proof.last_event_time_us
+            if date in dates and proof.open_start and (begin is None or first < begin):
+                raise ContinuityError(f"{where} begins at an edge of recording")
+            if date in dates and proof.open_end and (end is None or last > end + 1):
+                raise ContinuityError(f"{where} ends at an edge of recording")
+            for gap in proof.gaps:
+                since = gap.from_event_time_us or before or midnight_us(date)
+                if since < last and gap.to_event_time_us >= first:
+                    raise ContinuityError(f"{where} has a gap behind id {gap.after_update_id}: see its proof")
+            before = end or before
 
     def _table(self, proof: Proof, table: str) -> Iterator[pa.RecordBatch]:
         for output in proof.outputs:
@@ -240,7 +266,8 @@ class Archive:
 
         Raises:
             NotFoundError: There is no event before that time.
-            ContinuityError: The book is not known there: no snapshot since the beginning or since a gap.
+            ContinuityError: The book is not known there: no snapshot since the beginning or since a gap; or nothing is published of
+                what happened between that event and the time.
             CorruptionError: A file is not what its proof says.
         """
         which = _market(market)
@@ -252,12 +279,17 @@ class Archive:
             proof = heads[symbol, name, date].proof
             if proof.first_event_time_us is None or (proof.first_event_time_us > time_us):
                 continue
-            return self._book_of_day(proof, time_us, depth)
+            view, last_us = self._book_of_day(proof, time_us, depth)
+            if at != "end" and last_us < time_us:
+                self._check_continuous(which, symbol, name, last_us + 1, time_us + 1)
+            return view
         raise NotFoundError(f"no event of {which} {symbol} {name} at or before {at} is published")
 
-    def _book_of_day(self, proof: Proof, time_us: int, depth: int | None) -> BookView:
+    def _book_of_day(self, proof: Proof, time_us: int, depth: int | None) -> tuple[BookView, int]:
+        """Return the book and the latest event time in it."""
         book: Book | None = None
         last: tuple[int, int] | None = None
+        latest_us = 0
         anchors = self._anchors(proof)
         lost = False
         for output in proof.outputs:
@@ -265,10 +297,12 @@ class Archive:
                 continue
             for columns in TableReader(self._output(output.key, output.sha256), DEPTH).depth():
                 # E may step back inside a line: the book is the one behind the last event in chain order whose E is not later.
-                count = len(columns) if time_us >= 2**62 else int(np.searchsorted(_running(columns), time_us, side="right"))
+                running = _running(columns)
+                count = len(columns) if time_us >= 2**62 else int(np.searchsorted(running, time_us, side="right"))
                 book, lost = _replay(book, columns, count, anchors, lost=lost)
                 if count:
                     last = (int(columns.final[count - 1]), int(columns.event_time_us[count - 1]))
+                    latest_us = int(running[count - 1])
                 if count < len(columns):
                     break
         if last is None:
@@ -279,13 +313,14 @@ class Archive:
                 hint="there is no snapshot since the beginning or since a gap; `twintape proof` shows where it is known",
             )
         sides = book.levels(depth)
-        return BookView(
+        view = BookView(
             symbol=proof.symbol,
             update_id=last[0],
             event_time=_EPOCH + last[1] * _MICROSECOND,
             bids=_decimals(sides[0], sides[1], book),
             asks=_decimals(sides[2], sides[3], book),
         )
+        return view, latest_us
 
     def _anchors(self, proof: Proof) -> list[BookRow]:
         """Return the books a day's replay starts from: the opening one and every snapshot that anchored, by id."""

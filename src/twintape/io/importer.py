@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def read_recording(path: Path) -> Iterator[Line]:
                 text = line.rstrip(b"\r\n")
                 if text:
                     yield _line(text, path, number)
-    except (EOFError, gzip.BadGzipFile, zstd.ZstdError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
         raise CorruptionError(f"{path}: damaged behind line {number}: {error}", hint="cut it there or restore it") from error
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error

@@ -1,0 +1,144 @@
+import asyncio
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, WrappedStore, keys_of, merge, proof_at, put
+from twintape.core import names
+from twintape.core.errors import CorruptionError, StoreError
+from twintape.core.manifest import Missing, encode
+from twintape.core.markets import Market
+from twintape.io import catalog
+from twintape.io.catalog import find_head, known_numbers, list_heads, missing_numbers, read_segments
+
+DAY = DAYS[1]
+
+
+@pytest.fixture
+def store(tmp_path: Any) -> MemoryStore:
+    store = MemoryStore()
+    put(store, Recorder("tokyo", snapshots=(0, 100), segments=6).seals([Exchange("BTCUSDT")]))
+    merge(store, tmp_path)
+    return store
+
+
+def generation(store: MemoryStore, number: int) -> str:
+    """Publish a further generation that says what the first one says."""
+    first = names.proof_key(Market.SPOT, "BTCUSDT", STREAM, DAY, 1)
+    key = names.proof_key(Market.SPOT, "BTCUSDT", STREAM, DAY, number)
+    proof = msgspec.structs.replace(proof_at(store, first), generation=number, write_id=f"{number:016x}")
+    asyncio.run(store.create(key, encode(proof)))
+    return key
+
+
+class Blind(WrappedStore):
+    """LIST leaves out what contains a word, and shows the rest twice."""
+
+    def __init__(self, inner: Any, hidden: str) -> None:
+        super().__init__(inner)
+        self._hidden = hidden
+
+    async def list(self, prefix: str) -> Any:
+        async for info in super().list(prefix):
+            if self._hidden not in info.key:
+                yield info
+                yield info
+
+
+def test_the_head_is_the_highest_generation_even_where_list_does_not_show_it(store: MemoryStore) -> None:
+    for number in (2, 3):
+        generation(store, number)
+    for blind in (store, Blind(store, "g0003"), Blind(store, "g0001"), Blind(store, "nothing")):
+        head = asyncio.run(list_heads(blind, Market.SPOT, symbol="BTCUSDT", stream=STREAM, dates=[DAY]))["BTCUSDT", STREAM, DAY]
+        assert head.proof.generation == 3
+        assert head.key.endswith("g0003.json")
+    assert asyncio.run(find_head(store, Market.SPOT, "BTCUSDT", STREAM, DAY)).proof.generation == 3
+    assert asyncio.run(find_head(store, Market.SPOT, "BTCUSDT", STREAM, "2026-03-09")) is None
+
+
+def test_a_generation_that_was_listed_and_is_gone_is_a_failure_of_the_store(store: MemoryStore) -> None:
+    with pytest.raises(StoreError, match="was listed and is gone") as caught:
+        asyncio.run(find_head(store, Market.SPOT, "BTCUSDT", STREAM, DAY, known=7))
+    assert caught.value.retryable
+
+
+def test_foreign_objects_among_the_proofs_are_no_days(store: MemoryStore) -> None:
+    before = asyncio.run(list_heads(store, Market.SPOT))
+    asyncio.run(store.create("proof/market=spot/readme.txt", b"hello"))
+    assert asyncio.run(list_heads(store, Market.SPOT)) == before
+
+
+def test_an_object_that_list_shows_and_nobody_has_is_no_input(store: MemoryStore) -> None:
+    class Haunted(WrappedStore):
+        async def list(self, prefix: str) -> Any:
+            async for info in super().list(prefix):
+                yield info
+            for info in [info async for info in self.inner.list("raw/")][:2]:
+                await self.inner.delete(info.key)
+
+    keys = keys_of(store, "raw/")
+    view = asyncio.run(read_segments(Haunted(store), Market.SPOT))
+    assert list(view.segments) == keys[2:]
+    assert view.unreadable == []
+
+
+def test_a_long_index_is_read_in_two_steps_and_one_that_claims_too_much_not_at_all(
+    store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = asyncio.run(read_segments(store, Market.SPOT, [DAY]))
+    monkeypatch.setattr(catalog, "TAIL_BYTES", 40)
+    assert asyncio.run(read_segments(store, Market.SPOT, [DAY])).segments == whole.segments
+    key = next(iter(whole.segments))
+    data = asyncio.run(store.get(key))
+    asyncio.run(store.delete(key))
+    asyncio.run(store.create(key, data[:-16] + (0).to_bytes(8, "little") + data[-8:]))
+    view = asyncio.run(read_segments(store, Market.SPOT, [DAY]))
+    assert [unreadable.key for unreadable in view.unreadable] == [key]
+
+
+def test_random_tails_never_raise_anything_but_a_report() -> None:
+    rng = random.Random(1)
+    exchange = Exchange("BTCUSDT", events=30)
+    sealed = Recorder("tokyo", segments=1).seals([exchange])[0]
+    for _ in range(200):
+        data = bytearray(sealed.data)
+        for _ in range(rng.randint(1, 4)):
+            data[-rng.randint(1, 1500)] = rng.randrange(256)
+        store = MemoryStore()
+        asyncio.run(store.create(sealed.key, bytes(data)))
+        view = asyncio.run(read_segments(store, Market.SPOT))
+        assert len(view.segments) + len(view.unreadable) == 1
+
+
+def test_holes_of_a_chain_are_those_between_what_is_there_and_what_plans_name(store: MemoryStore) -> None:
+    found = list(asyncio.run(read_segments(store, Market.SPOT)).segments.values())
+    chain = ("tokyo", found[0].index.chain.id)
+    found.sort(key=lambda raw: raw.index.chain.number)
+
+    def holes(numbers: list[int], known: set[int] = frozenset(), before: list[tuple[int, int]] = ()) -> list[tuple[int, int]]:  # type: ignore[assignment]
+        earlier = [Missing(collector=chain[0], chain=chain[1], numbers=list(before))] if before else []
+        missing = missing_numbers([found[n] for n in numbers], {chain: set(known)} if known else {}, earlier)
+        return [tuple(hole) for entry in missing for hole in entry.numbers]  # type: ignore[misc]
+
+    assert holes([0, 1, 2, 3, 4, 5]) == holes([]) == holes([3]) == []
+    assert holes([0, 3, 5]) == [(1, 2), (4, 4)]
+    assert holes([0, 3, 5], {1, 9}) == [(2, 2), (4, 4)]
+    assert holes([4, 5], before=[(1, 2)]) == [(1, 2)]
+    assert holes([2, 4, 5], before=[(1, 3)]) == [(1, 1), (3, 3)]
+    assert holes([4, 5], {1, 2, 3}, before=[(1, 3)]) == []
+    assert holes([0, 4], before=[(1, 2)]) == [(1, 3)]
+
+
+def test_numbers_that_plans_name_are_accounted_for(store: MemoryStore) -> None:
+    known = asyncio.run(known_numbers(store, Market.SPOT, DAYS))
+    assert list(known.values()) == [{0, 1, 2, 3, 4, 5}]
+
+
+def test_a_damaged_plan_is_an_error_that_names_it(store: MemoryStore) -> None:
+    key = keys_of(store, f"plan/v1/market=spot/date={DAY}/")[0]
+    asyncio.run(store.delete(key))
+    asyncio.run(store.create(key, b"{}"))
+    with pytest.raises(CorruptionError, match=key):
+        asyncio.run(known_numbers(store, Market.SPOT, DAYS))

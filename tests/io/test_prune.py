@@ -1,0 +1,395 @@
+import asyncio
+import itertools
+import random
+from typing import Any
+
+import pytest
+
+from support.store import (
+    DAYS,
+    HOUR_NS,
+    STREAM,
+    DawdlingStore,
+    DyingStore,
+    Exchange,
+    Killed,
+    Recorder,
+    WrappedStore,
+    contents,
+    copy_of,
+    generations,
+    heads,
+    keys_of,
+    merge,
+    merge_run,
+    proof_at,
+    prune,
+    prune_run,
+    put,
+)
+from twintape.core.errors import CorruptionError, RefusedError
+from twintape.core.manifest import PruneReceipt, PruneReport, decode
+from twintape.core.markets import Market
+from twintape.io.merge import merge_date
+from twintape.io.prune import STOP_KEY, execute_prune, plan_prune
+from twintape.io.store import MemoryStore
+from twintape.io.verify import verify_published
+
+BEFORE, DAY, BEHIND = DAYS
+NO_GRACE = {"grace_h": -1, "gapped_h": -1}
+
+
+class Hours:
+    """The store's clock, in hours."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> int:
+        return int(self.now * HOUR_NS)
+
+
+def recorded(wall_ns: Any = lambda: 0, *, events: int = 180, segments: int = 5, **lost: set[int]) -> MemoryStore:
+    exchange = Exchange("BTCUSDT", events=events)
+    store = MemoryStore(wall_ns=wall_ns)
+    for name in ("paris", "tokyo"):
+        heard = Recorder(name, lost={"BTCUSDT": lost.get(name, set())}, snapshots=(0, 100), segments=segments, tickers=False)
+        put(store, heard.seals([exchange]))
+    return store
+
+
+def raw_keys(store: Any) -> set[str]:
+    return set(keys_of(store, "raw/"))
+
+
+def tampered(store: MemoryStore, key: str) -> None:
+    data = asyncio.run(store.get(key))
+    asyncio.run(store.delete(key))
+    asyncio.run(store.create(key, data[:-30] + bytes([data[-30] ^ 1]) + data[-29:]))
+
+
+# --- when raw data may go --------------------------------------------------------------------------------------------------------
+
+
+def test_raw_data_goes_after_the_grace_by_the_stores_own_clock(tmp_path: Any) -> None:
+    clock = Hours()
+    store = recorded(clock)
+    merge(store, tmp_path)
+    raw = raw_keys(store)
+    clock.now = 71.9
+    plan, report = prune(store)
+    assert report.deleted == []
+    assert raw_keys(store) == raw
+    assert {kept.key for kept in plan.kept} == raw
+    assert all("grace: 0.1 h left" in kept.reason for kept in plan.kept)
+    clock.now = 72
+    assert set(prune(store)[1].deleted) == raw
+    assert raw_keys(store) == set()
+
+
+def test_raw_data_of_a_gapped_day_stays_fourteen_days(tmp_path: Any) -> None:
+    clock = Hours()
+    store = recorded(clock, tokyo={70}, paris={70})
+    merge(store, tmp_path)
+    gapped = {source.key for source in heads(store)["BTCUSDT", STREAM, DAY].inputs}
+    raw = raw_keys(store)
+    assert gapped < raw
+    clock.now = 14 * 24 - 0.1
+    assert set(prune(store)[1].deleted) == raw - gapped
+    clock.now = 14 * 24
+    assert set(prune(store)[1].deleted) == gapped
+
+
+def test_raw_data_of_a_conflicted_day_stays_for_ever(tmp_path: Any) -> None:
+    clock = Hours()
+    store = recorded(clock)
+    liar = Exchange("BTCUSDT")
+    object.__setattr__(liar.events[80], "asks", ((10005, 1),))
+    put(store, Recorder("untrue").seals([liar]))
+    merge(store, tmp_path)
+    disputed = {source.key for source in heads(store)["BTCUSDT", STREAM, DAY].inputs}
+    clock.now = 24 * 365 * 50
+    plan, _ = prune(store)
+    assert raw_keys(store) == disputed
+    assert {kept.key: "is conflicted" in kept.reason for kept in plan.kept} == dict.fromkeys(disputed, True)
+
+
+def test_a_segment_across_midnight_goes_only_when_both_days_have_settled_it(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path, [DAY])
+    counts = {source.key: source for source in heads(store)["BTCUSDT", STREAM, DAY].inputs}
+    whole = {key for key, source in counts.items() if source.owed == 0}
+    plan, report = prune(store, **NO_GRACE)
+    assert set(report.deleted) == whole
+    assert whole
+    assert all("frames settled" in kept.reason or "no proof" in kept.reason for kept in plan.kept)
+    merge(store, tmp_path, [BEFORE])
+    before = raw_keys(store)
+    prune(store, **NO_GRACE)
+    gone = before - raw_keys(store)
+    assert gone
+    assert gone < before
+    assert all(key.split("/")[4] < BEHIND for key in gone)
+    merge(store, tmp_path, [BEHIND])
+    prune(store, **NO_GRACE)
+    assert raw_keys(store) == set()
+
+
+def test_raw_data_that_no_proof_names_stays(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+    raw = raw_keys(store)
+    late = put(store, Recorder("late").seals([Exchange("BTCUSDT")]))
+    plan, report = prune(store, **NO_GRACE)
+    assert set(report.deleted) == raw
+    assert raw_keys(store) == set(late)
+    assert {kept.reason for kept in plan.kept} == {"no proof has settled it"}
+
+
+def test_days_whose_neighbours_disagree_about_midnight_wait(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+    key = next(key for key in generations(store) if f"stream={STREAM}/date={BEHIND}" in key)
+    proof = asyncio.run(store.get(key))
+    start = heads(store)["BTCUSDT", STREAM, BEHIND].start.update_id
+    asyncio.run(store.delete(key))
+    asyncio.run(store.create(key, proof.replace(b'"start":{"update_id":%d' % start, b'"start":{"update_id":%d' % (start - 1))))
+    plan, _ = prune(store, **NO_GRACE)
+    assert plan.kept
+    assert all("disagree about midnight" in kept.reason for kept in plan.kept)
+    assert raw_keys(store) == {kept.key for kept in plan.kept}
+
+
+# --- what it relies on -----------------------------------------------------------------------------------------------------------
+
+
+def test_raw_data_stays_when_an_output_is_not_what_its_proof_says(tmp_path: Any) -> None:
+    for how in ("tampered", "gone"):
+        for table in ("depth", "arrival", "snapshot", "verbatim"):
+            store = recorded()
+            merge(store, tmp_path)
+            output = next(output for proof in heads(store).values() for output in proof.outputs if output.table == table)
+            proof_key = next(key for key, proof in _by_key(store).items() if output in proof.outputs)
+            if how == "tampered":
+                tampered(store, output.key)
+            else:
+                asyncio.run(store.delete(output.key))
+            plan, report = prune(store, **NO_GRACE)
+            needed = {source.key for source in _by_key(store)[proof_key].inputs}
+            assert raw_keys(store) == needed
+            assert {kept.reason for kept in plan.kept} == {f"the outputs of {proof_key} could not be verified"}
+            assert not needed & set(report.deleted)
+
+
+def _by_key(store: MemoryStore) -> Any:
+    return {key: proof_at(store, key) for key in generations(store)}
+
+
+def test_a_proof_of_a_newer_format_or_a_damaged_one_stops_everything(tmp_path: Any) -> None:
+    for data, error in ((b'{"format":"twintape-proof/2"', CorruptionError), (b"", CorruptionError), (None, RefusedError)):
+        store = recorded()
+        merge(store, tmp_path)
+        raw = raw_keys(store)
+        key = generations(store)[-1]
+        proof = asyncio.run(store.get(key))
+        asyncio.run(store.delete(key))
+        asyncio.run(store.create(key, proof.replace(b"proof/1", b"proof/2") if data is None else data))
+        with pytest.raises(error, match=key):
+            prune(store, **NO_GRACE)
+        assert raw_keys(store) == raw
+
+
+def test_an_object_that_changed_its_size_since_the_proof_stays(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+
+    async def between() -> Any:
+        run = prune_run(store, **NO_GRACE)
+        plan = await plan_prune(run, [Market.SPOT])
+        victim = plan.delete[0].key
+        await store.delete(victim)
+        await store.create(victim, b"something else")
+        vanished = plan.delete[1].key
+        await store.delete(vanished)
+        return victim, vanished, await execute_prune(run, plan)
+
+    victim, vanished, report = asyncio.run(between())
+    assert raw_keys(store) == {victim}
+    assert report.absent == [vanished]
+    assert [kept.key for kept in report.kept] == [victim]
+    assert asyncio.run(store.get(victim)) == b"something else"
+
+
+def test_a_stop_object_refuses_planning_and_executing(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+    run = prune_run(store, **NO_GRACE)
+    plan = asyncio.run(plan_prune(run, [Market.SPOT]))
+    asyncio.run(store.create(STOP_KEY, b""))
+    raw = raw_keys(store)
+    with pytest.raises(RefusedError, match="STOP"):
+        asyncio.run(execute_prune(run, plan))
+    with pytest.raises(RefusedError, match="STOP"):
+        asyncio.run(plan_prune(run, [Market.SPOT]))
+    assert raw_keys(store) == raw
+
+
+def test_a_run_deletes_no_more_than_its_budget(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+    raw = raw_keys(store)
+    plan, report = prune(store, **NO_GRACE, deletions_max=3)
+    assert len(report.deleted) == 3
+    assert len(raw_keys(store)) == len(raw) - 3
+    assert {kept.reason for kept in plan.kept} == {"over this run's budget"}
+    prune(store, **NO_GRACE)
+    assert raw_keys(store) == set()
+
+
+def test_a_store_that_answers_deletes_and_keeps_the_objects_is_found_out(tmp_path: Any) -> None:
+    class Hoarding(WrappedStore):
+        async def delete(self, key: str) -> None:
+            await self.inner.head(key)
+
+    store = recorded()
+    merge(store, tmp_path)
+    plan, report = prune(Hoarding(store), **NO_GRACE)
+    assert report.deleted == []
+    assert len(report.kept) == len(plan.delete)
+    assert {kept.reason for kept in report.kept} == {"the store answered the delete and still has the object"}
+
+
+# --- what superseded and abandoned attempts left ---------------------------------------------------------------------------------
+
+
+def test_outputs_go_only_when_a_proof_that_does_not_name_them_took_their_slot(tmp_path: Any) -> None:
+    clock = Hours()
+    store = recorded(clock)
+    raw = copy_of(store)
+    log: list[str] = []
+
+    class Dying(WrappedStore):
+        async def create(self, key: str, data: bytes) -> None:
+            if key.startswith("proof/") and STREAM in key:
+                raise Killed
+            if key.startswith(("depth/", "arrival/", "snapshot/")):
+                log.append(key)
+            await super().create(key, data)
+
+    with pytest.raises(Killed):
+        asyncio.run(merge_date(merge_run(Dying(store), str(tmp_path)), Market.SPOT, DAY))
+    assert log
+    # Nobody has taken the slot: the attempt may still be published by a merger that only sleeps.
+    clock.now = 10_000
+    prune(store)
+    assert set(log) <= set(keys_of(store))
+    merge(store, tmp_path)
+    clock.now += 71
+    prune(store)
+    assert set(log) <= set(keys_of(store))
+    clock.now += 2
+    plan, report = prune(store)
+    assert {deletion.key for deletion in plan.delete if deletion.why == "abandoned"} == set(log)
+    assert set(log) <= set(report.deleted)
+    for proof in heads(store).values():
+        asyncio.run(verify_published(store, proof))
+    merge(raw, tmp_path)
+    assert contents(raw) == contents(store)
+
+
+def test_outputs_of_a_superseded_generation_go_after_the_grace_and_the_proof_stays(tmp_path: Any) -> None:
+    clock = Hours()
+    store = recorded(clock, tokyo={70}, paris={70})
+    merge(store, tmp_path)
+    old = {output.key for output in heads(store)["BTCUSDT", STREAM, DAY].outputs}
+    put(store, Recorder("late", snapshots=()).seals([Exchange("BTCUSDT")]))
+    merge(store, tmp_path)
+    clock.now = 1
+    prune(store)
+    assert old <= set(keys_of(store))
+    clock.now = 73
+    plan, _ = prune(store)
+    assert {deletion.key for deletion in plan.delete if deletion.why == "superseded"} >= old
+    assert not old & set(keys_of(store))
+    assert any(key.endswith("g0001.json") and f"{STREAM}/date={DAY}" in key for key in generations(store))
+    for proof in heads(store).values():
+        asyncio.run(verify_published(store, proof))
+
+
+# --- kills and races -------------------------------------------------------------------------------------------------------------
+
+
+def test_killed_anywhere_and_repeated_exactly_the_deletable_keys_are_gone(tmp_path: Any) -> None:
+    merged = recorded(events=60, segments=2, tokyo={12}, paris={30})
+    merge(merged, tmp_path)
+    unproven = set(put(merged, Recorder("late", segments=1).seals([Exchange("BTCUSDT", events=60)])))
+    proofs = {source.key for proof in heads(merged).values() for source in proof.inputs}
+    kept = {key for key in keys_of(merged) if key not in raw_keys(merged) - unproven}
+    for step in itertools.count():
+        store = copy_of(merged)
+        dying = DyingStore(store, step)
+        try:
+            prune(dying, **NO_GRACE)
+        except Killed:
+            pass
+        else:
+            break
+        deletes = [number for number, (name, _) in enumerate(dying.log) if name == "delete"]
+        receipts = [number for number, (name, key) in enumerate(dying.log) if name == "create" and key.endswith("plan.json")]
+        assert not deletes or receipts[0] < deletes[0]
+        assert all(key in proofs for name, key in dying.log if name == "delete")
+        prune(store, **NO_GRACE)
+        assert {key for key in keys_of(store) if not key.startswith("receipt/")} == kept, step
+    assert step > 60
+
+
+def test_the_receipts_name_everything_that_is_deleted(tmp_path: Any) -> None:
+    store = recorded()
+    merge(store, tmp_path)
+    raw = raw_keys(store)
+    plan, _ = prune(store, **NO_GRACE)
+    prefix = f"receipt/v1/{plan.write_id}/"
+    receipt = decode(asyncio.run(store.get(f"{prefix}plan.json")), PruneReceipt, where="plan")
+    done = decode(asyncio.run(store.get(f"{prefix}done.json")), PruneReport, where="done")
+    assert {deletion.key for deletion in receipt.delete} == set(done.deleted) == raw
+    proofs = set(generations(store))
+    assert all(deletion.proofs and set(deletion.proofs) <= proofs for deletion in receipt.delete)
+    assert all(deletion.why == "settled" and len(deletion.sha256) == 64 for deletion in receipt.delete)
+
+
+def test_a_prune_beside_merges_never_removes_what_a_head_names_or_nobody_has_settled(tmp_path: Any) -> None:
+    clock = Hours()
+    for seed in range(12):
+        rng = random.Random(seed)
+        store = recorded(clock, events=90, segments=3, tokyo={20, 40}, paris={40, 60})
+        merge(store, tmp_path, [BEFORE])
+        late = Recorder("late", segments=2, tickers=False).seals([Exchange("BTCUSDT", events=90)])
+
+        async def all_at_once(store: MemoryStore = store, rng: random.Random = rng, late: Any = late) -> None:
+            slow = DawdlingStore(store, rng)
+
+            async def merging() -> None:
+                for date in (DAY, BEHIND, BEFORE, DAY):
+                    await merge_date(merge_run(slow, str(tmp_path)), Market.SPOT, date)
+
+            async def pruning() -> None:
+                for _ in range(6):
+                    run = prune_run(slow, **NO_GRACE)
+                    await execute_prune(run, await plan_prune(run, [Market.SPOT]))
+
+            async def arriving() -> None:
+                for sealed in late:
+                    await slow.create(sealed.key, sealed.data)
+
+            await asyncio.gather(merging(), merging(), pruning(), arriving())
+
+        asyncio.run(all_at_once())
+        for proof in heads(store).values():
+            asyncio.run(verify_published(store, proof))
+        merge(store, tmp_path)
+        calm = recorded(events=90, segments=3, tokyo={20, 40}, paris={40, 60})
+        put(calm, late)
+        merge(calm, tmp_path)
+        assert contents(store, tables=("depth",)) == contents(calm, tables=("depth",)), seed
+        for proof in heads(store).values():
+            asyncio.run(verify_published(store, proof))
