@@ -825,7 +825,12 @@ def test_decoders_raise_wire_errors_only(frame, market):
         assert 0 <= snapshot.last_update_id < 10**18
 
 
-def test_the_longest_raw_symbol_and_type_give_a_name_within_the_limit():
-    frame = b'{"e":"' + b"e" * 63 + b'","s":"' + b"A" * 64 + b'"}'
-    assert stream_of(frame) == "a" * 64 + "@" + "e" * 63
-    assert stream_of(frame.replace(b"e" * 63, b"e" * 64)) == OTHER
+@pytest.mark.parametrize(("kind", "name"), [("e" * 15, "a" * 64 + "@" + "e" * 15), ("e" * 16, OTHER), ("e" * 64, OTHER)])
+def test_a_raw_frame_whose_name_would_be_over_80_bytes_is_other(kind, name):
+    assert stream_of(f'{{"e":"{kind}","s":"{"A" * 64}"}}'.encode()) == name
+
+
+def test_every_name_of_ours_fits_the_longest_symbol():
+    symbol = "A" * wire.SYMBOL_BYTES_MAX
+    for stream in (SNAPSHOT, "bookTicker", "depth@1000ms"):
+        assert len(stream_name(symbol, stream)) <= wire.STREAM_NAME_BYTES_MAX

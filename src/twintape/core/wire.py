@@ -73,7 +73,7 @@ SYMBOL_BYTES_MAX = 64
 
 _WRAPPER = b'{"stream":"'
 _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
-_EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,63})"')  # with a symbol of 64 bytes and the @, a name has STREAM_NAME_BYTES_MAX
+_EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,64})"')
 _EVENT_TIME = re.compile(rb'"E":\s?(\d{16}|\d{13})(?!\d)')
 _DEPTH_IDS = re.compile(rb'"U":\s?(\d{1,18}),\s?"u":\s?(\d{1,18})(?:,\s?"pu":\s?(-?\d{1,18}))?(?!\d)')
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
@@ -245,7 +245,8 @@ def _raw_stream(frame: bytes, depth_streams: Mapping[str, str], snapshot_symbol:
     kind = _KINDS.get(event[1]) or event[1].decode()
     if kind == "depth":
         return depth_streams.get(symbol, stream_name(symbol, "depth"))
-    return stream_name(symbol, kind)
+    name = stream_name(symbol, kind)
+    return name if len(name.encode()) <= STREAM_NAME_BYTES_MAX else OTHER
 
 
 def event_time_us(frame: bytes) -> int | None:
