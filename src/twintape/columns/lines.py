@@ -178,23 +178,7 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
         start_update_id,
         drop_ids=RULES[market].epoch_drop_ids,
     )
-    order = np.lexsort(
-        (
-            # One connection may, in an imported recording, have heard several frames at one time: their content decides.
-            columns["length"],
-            columns["template"],
-            columns["first"],
-            columns["transaction_time_us"],
-            columns["hash_a"],
-            columns["event_time_us"],
-            columns["connection"],
-            columns["receive_time_ns"],
-            columns["line"],
-            columns["prev"],
-            columns["final"],
-            epoch,
-        )
-    )
+    order = _order(columns, epoch)
     sorted_columns = {name: values[order] for name, values in columns.items()}
     epoch = epoch[order]
     return Lines(
@@ -205,6 +189,13 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
         group=_groups(epoch, sorted_columns["final"], sorted_columns["prev"]),
         **sorted_columns,
     )
+
+
+def _order(columns: dict[str, NDArray[Any]], epoch: Ints) -> Ints:
+    # In an imported recording one connection may have heard several frames at one time: then their content decides.
+    by_content = ("hash_a", "transaction_time_us", "first", "template", "length")
+    keys = ("final", "prev", "line", "receive_time_ns", "connection", "event_time_us", *by_content)
+    return np.lexsort((*(columns[name] for name in reversed(keys)), epoch))
 
 
 def _template_key(template: Template) -> tuple[object, ...]:
