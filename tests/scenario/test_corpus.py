@@ -5,6 +5,7 @@ import gzip
 import json
 import random
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from twintape.core.markets import Market
 
 pytestmark = [*needs_corpus, pytest.mark.slow]
 
+LEVELS = ("bid_price", "bid_quantity", "ask_price", "ask_quantity")
 PLAY_S = 12.0
 """How long a capture is played, whatever its length."""
 
@@ -132,16 +134,19 @@ def agreement(root, archive, market, expected, stream, first_known):
     tickers = {}
     for day in archive.days(market, symbol):
         if day.stream == "bookTicker":
-            for row in pq.read_table(root / "store" / day.files["verbatim"]).select(["receive_time", "frame"]).to_pylist():
-                fields = json.loads(wire.unwrap(row["frame"]))
+            table = pq.read_table(root / "store" / day.files["verbatim"])
+            times = table.column("receive_time").cast(pa.int64()).to_pylist()
+            for time, frame in zip(times, table.column("frame").to_pylist(), strict=True):
+                fields = json.loads(wire.unwrap(frame))
                 key = (fields["u"], fields["b"], fields["B"], fields["a"], fields["A"])
-                tickers[key] = min(tickers.get(key, row["receive_time"]), row["receive_time"])
+                tickers[key] = min(tickers.get(key, time), time)
     reader = archive.depth(market, symbol, "2000-01-01", "2100-01-01", stream=stream)
     book, events = OracleBook(), []
     snapshot = first_known
     exponents = None
     for batch in reader:
-        for row in batch.to_pylist():
+        names = ("prev_update_id", "final_update_id", "price_exponent", "quantity_exponent", *LEVELS)
+        for row in batch.select(names).to_pylist():
             if exponents is None:
                 exponents = (min(-8, row["price_exponent"]), min(-8, row["quantity_exponent"]))
                 book.apply(
