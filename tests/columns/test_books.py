@@ -222,3 +222,17 @@ def test_a_snapshot_needs_the_digits_that_are_not_trailing_zeros(rows):
 def test_a_book_with_coarser_numbers_opens_a_day_with_finer_ones():
     row = BookRow(1, -1, 0, np.array([10]), np.array([2]), np.array([11]), np.array([3]))
     assert [side.tolist() for side in rescaled(row, -2, -3)] == [[100], [2000], [110], [3000]]
+
+
+def test_an_opening_book_that_does_not_fit_into_finer_units_leaves_the_book_unknown():
+    """A silently wrapped quantity would be a wrong book that is said to be known."""
+    one = np.array([10**12], np.int64)
+    opening = BookRow(100, 0, 0, one, one, one + 1, one)
+    with pytest.raises(OverflowError, match="does not fit"):
+        rescaled(opening, -8, -8)
+    none = np.zeros(0, np.int64)
+    book = DayBook(
+        final=none, prev=none, receive_time_ns=none, breaks=none, snapshots=[], price_exponent=-8, quantity_exponent=-8
+    )
+    book.open(opening)
+    assert not book.known

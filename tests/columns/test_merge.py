@@ -27,12 +27,14 @@ from support.lines import (
     rows,
     scene,
 )
+from twintape.columns import findings
 from twintape.columns import merge as merge_module
 from twintape.columns.books import BookRow
 from twintape.columns.expand import Outputs
 from twintape.columns.fates import Fate
 from twintape.columns.merge import verbatim_table
 from twintape.columns.schema import ARRIVAL, DEPTH, VERBATIM, TableReader
+from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
 
 seeds = st.integers(0, 100_000)
@@ -295,6 +297,26 @@ def test_a_snapshot_with_numbers_no_book_can_hold_is_left_out(level):
     heard = chunks_of(hear(printed(exchange.events(3))))
     day = merge(heard, Market.SPOT, snapshots=[absurd])
     assert files(day) == files(merge(heard, Market.SPOT))
+
+
+@pytest.mark.parametrize("quantity", ["9" * 20, "999999999999.00000001", "92233720368547758.07"])
+def test_a_frame_with_a_number_that_leaves_the_others_no_room_is_kept_verbatim_and_its_ids_are_missing(quantity):
+    """One absurd number costs its own frame, on every line that heard it, and never the day."""
+    exchange = spot()
+    events = exchange.events(3)
+    frames = printed(events)
+    frames[4] = events[4].print(bids=(("1.00000001", quantity),), asks=())
+    heard = [*hear(frames), *hear(frames, "paris", "0000bbbb-1")]
+    day = merge(chunks_of(heard), Market.SPOT, snapshots=[exchange.snapshot(1000)])
+    assert Counter(row["reason"] for row in rows(day, "verbatim")) == {"undecodable": 2}
+    assert [(gap.after_update_id, gap.next_prev_update_id) for gap in findings.gaps(day)] == [(events[4].prev, events[4].final)]
+    assert len(rows(day, "depth")) == len(events) - 1
+
+
+def test_numbers_that_never_fit_are_an_error_and_no_endless_search(monkeypatch):
+    monkeypatch.setattr(merge_module, "MISFIT_ROUNDS_MAX", 0)
+    with pytest.raises(CorruptionError, match="do not fit into 64 bits"):
+        merge(chunks_of(hear(printed(spot().events(3)))), Market.SPOT)
 
 
 # --- verbatim ------------------------------------------------------------------------------------------------------------------

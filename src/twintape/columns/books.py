@@ -18,6 +18,7 @@ __all__ = ["BookRow", "DayBook", "SnapshotCopy", "decimals_of", "mantissas"]
 
 Ints = NDArray[np.int64]
 EXAMPLES_MAX = 20
+_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +121,15 @@ class DayBook:
             meetings.setdefault(position, []).append(number)
 
     def open(self, opening: BookRow | None) -> None:
-        """Start from yesterday's closing book, if there is one and the chain goes on from it."""
-        if opening is not None and 0 not in self._lost:
-            self.book.load(*rescaled(opening, self.price_exponent, self.quantity_exponent))
-            self.known = True
+        """Start from yesterday's closing book, if there is one, the chain goes on from it, and it can be held in today's units."""
+        if opening is None or 0 in self._lost:
+            return
+        try:
+            sides = rescaled(opening, self.price_exponent, self.quantity_exponent)
+        except OverflowError:
+            return  # the book is unknown until the next snapshot, and flagged so
+        self.book.load(*sides)
+        self.known = True
 
     def advance(self, first: int, levels: Levels) -> NDArray[np.bool_]:
         """Apply the chain's next events.
@@ -219,7 +225,14 @@ class DayBook:
 
 
 def rescaled(row: BookRow, price_exponent: int, quantity_exponent: int) -> tuple[Ints, Ints, Ints, Ints]:
-    """Return the book's sides with finer exponents; exact, because the day's exponents are at most the row's."""
+    """Return the book's sides with finer exponents; exact, because the day's exponents are at most the row's.
+
+    Raises:
+        OverflowError: A number does not fit into 64 bits any more.
+    """
     price = 10 ** (row.price_exponent - price_exponent)
     quantity = 10 ** (row.quantity_exponent - quantity_exponent)
+    for factor, sides in ((price, (row.bid_price, row.ask_price)), (quantity, (row.bid_quantity, row.ask_quantity))):
+        if any(int(side.max(initial=0)) * factor > _INT64_MAX for side in sides):
+            raise OverflowError(f"a number of the book at id {row.update_id} does not fit with {factor} times finer units")
     return row.bid_price * price, row.bid_quantity * quantity, row.ask_price * price, row.ask_quantity * quantity

@@ -6,7 +6,7 @@ This is the first pass of a merge: every raw byte is read, every frame is parsed
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -124,13 +124,16 @@ class Lines:
         return len(self.final)
 
 
-def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int | None) -> Lines:
+def read_lines(
+    chunks: Sequence[Chunk], market: Market, *, start_update_id: int | None, misfits: Set[tuple[int, int]] = frozenset()
+) -> Lines:
     """Parse every frame of every chunk and keep its header.
 
     Args:
         chunks: All chunks that may hold frames of the day, any order.
         market: Decides what `p` is.
         start_update_id: Where the chain stood before, if known: ids far below it are a new epoch.
+        misfits: `(chunk, offset)` of frames that are to be kept verbatim because their numbers leave the day's others no room in 64 bits.
     """
     found = TemplateSet()
     headers = [scan(chunk.load(), market, found) for chunk in chunks]
@@ -170,6 +173,8 @@ def read_lines(chunks: Sequence[Chunk], market: Market, *, start_update_id: int 
     }
     absurd = (columns["price_decimals"] > DECIMALS_MAX) | (columns["quantity_decimals"] > DECIMALS_MAX)
     columns["template"][absurd] = UNDECODABLE
+    for chunk, offset in misfits:
+        columns["template"][(columns["chunk"] == chunk) & (columns["offset"] == offset)] = UNDECODABLE
     readable = columns["template"] != UNDECODABLE
     epoch = np.full(len(readable), -1, np.int64)
     epoch[readable] = assign_epochs(

@@ -37,12 +37,16 @@ from twintape.columns.schema import (
     nullable_times,
 )
 from twintape.columns.schema import VERBATIM as VERBATIM_SCHEMA
+from twintape.core.errors import CorruptionError, WireError
 from twintape.core.manifest import BookDigest, Checkpoints
 from twintape.core.markets import Market
 
 __all__ = ["DayRequest", "MergedDay", "Table", "merge_depth_day"]
 
 Ints = NDArray[np.int64]
+
+MISFIT_ROUNDS_MAX = 8
+"""How often a day is merged anew without the frames whose numbers do not fit together with the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,31 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
         Tables and findings. The same multiset of lines and the same request give the same bytes.
 
     Raises:
-        CorruptionError: A chunk is damaged.
+        CorruptionError: A chunk is damaged, or there is no end of numbers that do not fit together.
     """
+    misfits: frozenset[tuple[int, int]] = frozenset()
+    for _ in range(MISFIT_ROUNDS_MAX):
+        try:
+            return _merge(request, chunks, misfits)
+        except _MisfitError as error:
+            # One absurd number must not cost the day: its frame is kept verbatim, and the ids it covers are missing if no line has them otherwise.
+            misfits |= error.places
+    raise CorruptionError(
+        f"after {MISFIT_ROUNDS_MAX} rounds there are still numbers that do not fit into 64 bits with the others"
+    )
+
+
+class _MisfitError(Exception):
+    """Chosen frames whose numbers do not fit into 64 bits with the day's exponents, by `(chunk, offset)`."""
+
+    def __init__(self, places: frozenset[tuple[int, int]]) -> None:
+        super().__init__(f"{len(places)} frames do not fit")
+        self.places = places
+
+
+def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tuple[int, int]]) -> MergedDay:
     texts = ChunkTexts(chunks)
-    lines = read_lines(chunks, request.market, start_update_id=request.start_update_id)
+    lines = read_lines(chunks, request.market, start_update_id=request.start_update_id, misfits=misfits)
     bounds = day_bounds(lines, chunks, request.date, request.start_update_id, request.end_update_id)
     settled = np.array([chunk.source < 0 for chunk in chunks], bool)[lines.chunk]
     fates = decide(lines, bounds, texts, request.market, settled)
@@ -242,22 +267,49 @@ def _write_depth(
             rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
             template = codes[lines.template[rows]]
             text, offsets, found = _batch_text(lines, rows, texts)
-            batch = levels(
-                text,
-                offsets,
-                lines.length[rows],
-                template,
-                templates,
-                market=market,
-                price_exponent=book.price_exponent,
-                quantity_exponent=book.quantity_exponent,
-            )
+            batch = _levels(market, lines, rows, template, templates, text, offsets, book)
             unknown = book.advance(begin, batch)
             flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
             level_count += len(batch.bid_price) + len(batch.ask_price)
             columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, found)
             writer.write(columns.to_batch())
     return Table("depth", sink.getvalue(), len(fates.chain)), level_count
+
+
+def _levels(
+    market: Market,
+    lines: Lines,
+    rows: Ints,
+    template: NDArray[np.int16],
+    templates: TemplateSet,
+    text: bytes,
+    offsets: Ints,
+    book: DayBook,
+) -> Levels:
+    def decode(part: slice) -> Levels:
+        return levels(
+            text,
+            offsets[part],
+            lines.length[rows[part]],
+            template[part],
+            templates,
+            market=market,
+            price_exponent=book.price_exponent,
+            quantity_exponent=book.quantity_exponent,
+        )
+
+    try:
+        return decode(slice(None))
+    except WireError:
+        places: set[tuple[int, int]] = set()
+        for row in range(len(rows)):
+            try:
+                decode(slice(row, row + 1))
+            except WireError:
+                one = rows[row]
+                copies = np.flatnonzero((lines.hash_a == lines.hash_a[one]) & (lines.hash_b == lines.hash_b[one]))
+                places |= set(zip(lines.chunk[copies].tolist(), lines.offset[copies].tolist(), strict=True))
+        raise _MisfitError(frozenset(places)) from None
 
 
 def _columns(
