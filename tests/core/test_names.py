@@ -206,3 +206,8 @@ def test_a_collector_may_have_such_a_name(name):
 def test_a_collector_may_not_have_such_a_name(name):
     with pytest.raises(ConfigError, match="cannot name a collector"):
         names.check_collector(name)
+
+
+def test_the_days_of_frames_without_a_symbol_have_keys_that_are_read_back():
+    key = names.proof_key(Market.SPOT, "!session", "!twintape", "2026-11-22", 3)
+    assert names.parse_proof_key(key) == names.ProofKey(Market.SPOT, "!session", "!twintape", "2026-11-22", 3)
