@@ -145,15 +145,7 @@ def test_a_digest_says_where_its_line_stands():
     assert len(digest_lines([]).digest) == 0
 
 
-def test_the_kernels_do_what_their_python_says():
-    rng = np.random.default_rng(1)
-    text = rng.integers(0, 4, 60, dtype=np.uint8)
-    starts, ends, seed = np.array([0, 10, 10]), np.array([10, 10, 60]), np.frombuffer(b"tokyo", np.uint8)
-    compiled, plain = np.zeros((3, 2), np.uint64), np.zeros((3, 2), np.uint64)
-    module._digest(text, starts, ends, seed, compiled)
-    with np.errstate(over="ignore"):
-        module._digest.py_func(text, starts, ends, seed, plain)
-    assert np.array_equal(compiled, plain)
+def test_the_kernel_does_what_its_python_says():
     whole = np.array([(1, 1), (1, 2), (2, 0), (2, 0)], np.uint64)
     part = np.array([(0, 9), (1, 2), (2, 0), (3, 0)], np.uint64)
     found = [np.zeros(4, bool), np.zeros(4, bool)]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twintape.columns import kernel
-from twintape.columns.kernel import digits, hash_ranges, same_bytes
+from twintape.columns.kernel import digits, hash_lines, hash_ranges, same_bytes
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -147,3 +147,19 @@ def test_bits_are_found_at_both_ends_of_a_word():
         for high in range(low, 64):
             assert bits_around(np.uint64(1 << low | 1 << high)) == (low, 63 - high)
     assert bits_around(np.uint64(0)) == (64, 64)
+
+
+def test_every_byte_of_a_line_its_length_and_the_seed_decide_its_hash():
+    """Lines of all lengths around a word, each changed in every byte, under two seeds: no two digests are equal."""
+    lines = [bytes(range(1, size + 1)) for size in range(0, 26)]
+    lines += [line[:at] + bytes([line[at] ^ 0x80]) + line[at + 1 :] for line in lines for at in range(len(line))]
+    text = b"".join(lines)
+    stops = np.cumsum([len(line) for line in lines])
+    starts = stops - np.array([len(line) for line in lines])
+    seen = set()
+    for seed in (b"tokyo\n1\n", b"paris\n1\n"):
+        out = np.zeros((len(lines), 2), np.uint64)
+        hash_lines(np.frombuffer(text, np.uint8), starts, stops, np.frombuffer(seed, np.uint8), out)
+        seen |= {(int(a), int(b)) for a, b in out}
+        assert len(set(out[:, 0].tolist())) == len(set(out[:, 1].tolist())) == len(lines)
+    assert len(seen) == 2 * len(lines)

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import kernel
+from twintape.columns.kernel import hash_lines, kernel
 from twintape.columns.lines import Chunk
 from twintape.columns.render import render
 from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, ROW_GROUP_EVENTS, VERBATIM, DepthColumns, TableReader, Template
@@ -282,7 +282,7 @@ def digest_lines(chunks: list[Chunk]) -> LineDigests:
         starts = np.r_[np.int64(0), ends[:-1] + 1] if len(ends) else np.zeros(0, np.int64)
         seed = np.frombuffer(f"{chunk.collector}\n{chunk.connection}\n".encode(), np.uint8)
         out = np.empty((len(ends), 2), np.uint64)
-        _digest(text, starts, ends, seed, out)
+        hash_lines(text, starts, ends, seed, out)
         digests.append(out)
         places.append(np.stack([np.full(len(ends), position, np.int64), starts, ends - starts]))
     if not digests:
@@ -290,27 +290,6 @@ def digest_lines(chunks: list[Chunk]) -> LineDigests:
         return LineDigests(np.zeros((0, 2), np.uint64), none, none, none)
     where = np.concatenate(places, axis=1)
     return LineDigests(np.concatenate(digests), where[0], where[1], where[2])
-
-
-@kernel
-def _digest(text: NDArray[np.uint8], starts: Ints, ends: Ints, seed: NDArray[np.uint8], out: NDArray[np.uint64]) -> None:
-    # Two independent multiply-and-fold chains, a byte at a time; the constants are odd and fixed.
-    first_seed = np.uint64(0x9E3779B97F4A7C15)
-    second_seed = np.uint64(0xC2B2AE3D27D4EB4F)
-    for byte in seed:
-        first_seed = (first_seed ^ np.uint64(byte)) * np.uint64(0x00000100000001B3)
-        second_seed = (second_seed + np.uint64(byte) + np.uint64(1)) * np.uint64(0xFF51AFD7ED558CCD)
-        second_seed ^= second_seed >> np.uint64(29)
-    for line in range(len(starts)):
-        a = first_seed
-        b = second_seed
-        for position in range(starts[line], ends[line]):
-            byte = np.uint64(text[position])
-            a = (a ^ byte) * np.uint64(0x00000100000001B3)
-            b = (b + byte + np.uint64(1)) * np.uint64(0xFF51AFD7ED558CCD)
-            b ^= b >> np.uint64(29)
-        out[line, 0] = a
-        out[line, 1] = b
 
 
 def missing_lines(whole: LineDigests, part: LineDigests) -> tuple[Ints, int]:

@@ -24,6 +24,7 @@ __all__ = [
     "Int64s",
     "Words",
     "digits",
+    "hash_lines",
     "hash_ranges",
     "kernel",
     "put_digits",
@@ -214,6 +215,14 @@ def hash_ranges(text: Bytes, bid_start: int, bid_stop: int, ask_start: int, ask_
     """Return two independent 64-bit hashes of the two byte ranges, in this order."""
     first, second = _absorb(text, bid_start, bid_stop, _HASH_SEEDS[0], _HASH_SEEDS[1])
     return _absorb(text, ask_start, ask_stop, first, second)
+
+
+@kernel
+def hash_lines(text: Bytes, starts: Int64s, stops: Int64s, seed: Bytes, out: NDArray[np.uint64]) -> None:
+    """Write two independent 64-bit hashes of each byte range, salted with `seed`, into a row of `out`."""
+    first, second = _absorb(seed, 0, seed.size, _HASH_SEEDS[0], _HASH_SEEDS[1])
+    for row in range(len(starts)):
+        out[row, 0], out[row, 1] = _absorb(text, starts[row], stops[row], first, second)
 
 
 @inlined
