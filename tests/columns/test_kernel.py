@@ -151,7 +151,7 @@ def test_bits_are_found_at_both_ends_of_a_word():
 
 def test_every_byte_of_a_line_its_length_and_the_seed_decide_its_hash():
     """Lines of all lengths around a word, each changed in every byte, under two seeds: no two digests are equal."""
-    lines = [bytes(range(1, size + 1)) for size in range(0, 26)]
+    lines = [bytes(range(1, size + 1)) for size in range(26)]
     lines += [line[:at] + bytes([line[at] ^ 0x80]) + line[at + 1 :] for line in lines for at in range(len(line))]
     text = b"".join(lines)
     stops = np.cumsum([len(line) for line in lines])
