@@ -33,6 +33,7 @@ class MarketRules:
         rest_base: Where REST is served.
         depth_path: Path of the order-book snapshot.
         exchange_info_path: Path of the symbol list.
+        exchange_info_weight: What it costs.
         depth_limit: The deepest snapshot, levels a side.
         depth_weights: `(limit, weight)` ascending: a request for up to `limit` levels costs `weight`.
         weight_per_minute: The IP's budget of request weight.
@@ -51,6 +52,7 @@ class MarketRules:
     rest_base: str
     depth_path: str
     exchange_info_path: str
+    exchange_info_weight: int
     depth_limit: int
     depth_weights: tuple[tuple[int, int], ...]
     weight_per_minute: int
@@ -74,6 +76,7 @@ RULES: dict[Market, MarketRules] = {
         rest_base="https://api.binance.com",
         depth_path="/api/v3/depth",
         exchange_info_path="/api/v3/exchangeInfo",
+        exchange_info_weight=20,
         depth_limit=5000,
         depth_weights=((100, 5), (500, 25), (1000, 50), (5000, 250)),
         weight_per_minute=6000,
@@ -92,6 +95,7 @@ RULES: dict[Market, MarketRules] = {
         rest_base="https://fapi.binance.com",
         depth_path="/fapi/v1/depth",
         exchange_info_path="/fapi/v1/exchangeInfo",
+        exchange_info_weight=1,
         depth_limit=1000,
         depth_weights=_FUTURES_WEIGHTS,
         weight_per_minute=2400,
@@ -109,6 +113,7 @@ RULES: dict[Market, MarketRules] = {
         rest_base="https://dapi.binance.com",
         depth_path="/dapi/v1/depth",
         exchange_info_path="/dapi/v1/exchangeInfo",
+        exchange_info_weight=1,
         depth_limit=1000,
         depth_weights=_FUTURES_WEIGHTS,
         weight_per_minute=2400,

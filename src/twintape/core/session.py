@@ -57,12 +57,14 @@ __all__ = [
     "State",
     "StreamMemory",
     "connection_url",
+    "subscription_messages",
 ]
 
 URL_CHARACTERS_MAX = 4000
 """Longer URLs are at the server's mercy; then the streams are subscribed by message."""
 SUBSCRIBE_BYTES_MAX = 4000
 """A client message of about 8,000 characters has been seen to drop the connection."""
+_MESSAGE_FRAME_BYTES = len('{"method":"UNSUBSCRIBE","params":[],"id":}') + 19
 CLOCK_STEP_NS = SECOND_NS
 """A wall clock that leaves the anchor by more than this has been set (or the machine slept)."""
 CHECK_NS = SECOND_NS // 2
@@ -206,9 +208,10 @@ class StreamMemory:
         depth: Whether the stream is spliced by update ids.
         update_id: The greatest final update id ever heard, or None.
         snapshot_asked: Whether the first snapshot was asked for.
+        quiet: Whether its silence means nothing, because the symbol does not trade.
     """
 
-    __slots__ = ("depth", "name", "snapshot_asked", "symbol", "update_id")
+    __slots__ = ("depth", "name", "quiet", "snapshot_asked", "symbol", "update_id")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -216,6 +219,7 @@ class StreamMemory:
         self.depth = is_depth(stream)
         self.update_id: int | None = None
         self.snapshot_asked = False
+        self.quiet = False
 
 
 class _Stream(Listening):
@@ -241,15 +245,26 @@ def connection_url(market: Market, streams: Sequence[str], *, base: str | None =
     url = stream_url(market, streams, base=base)
     if len(url) <= URL_CHARACTERS_MAX:
         return url, []
+    return stream_url(market, base=base), subscription_messages(streams, 1)
+
+
+def subscription_messages(streams: Sequence[str], first_id: int, method: str = "SUBSCRIBE") -> list[bytes]:
+    """Return the messages that change the subscription of `streams`, short enough for the server, with ids from `first_id` on.
+
+    >>> subscription_messages([], 1), subscription_messages(["btcusdt@trade"], 7, "UNSUBSCRIBE")
+    ([], [b'{"method":"UNSUBSCRIBE","params":["btcusdt@trade"],"id":7}'])
+    """
     messages: list[bytes] = []
     batch: list[str] = []
+    size = 0
     for stream in streams:
-        if batch and len(subscribe_frame([*batch, stream], len(messages) + 1)) >= SUBSCRIBE_BYTES_MAX:
-            messages.append(subscribe_frame(batch, len(messages) + 1))
-            batch = []
+        grown = size + len(stream.encode()) + len('"",')
+        if batch and grown >= SUBSCRIBE_BYTES_MAX - _MESSAGE_FRAME_BYTES:
+            messages.append(subscribe_frame(batch, first_id + len(messages), method))
+            batch, grown = [], len(stream.encode()) + len('"",')
         batch.append(stream)
-    messages.append(subscribe_frame(batch, len(messages) + 1))
-    return stream_url(market, base=base), messages
+        size = grown
+    return [*messages, subscribe_frame(batch, first_id + len(messages), method)] if batch else messages
 
 
 class Session:
@@ -283,6 +298,7 @@ class Session:
         self._anchor_ns = wall_ns - now_ns
         self._receive_ns = 0
         self._messages = deque(messages)
+        self._message_count = len(messages)
         self._unanswered: set[int] = set()
         self._window = message_window(market)
         self._pong: bytes | None = None
@@ -340,6 +356,17 @@ class Session:
         """Take the end of the connection."""
         before = self._move(Event.CLOSED)
         return (Ended(self._stop_reason if before is State.CLOSING else reason, code),)
+
+    def change(self, added: Iterable[StreamMemory], removed: Sequence[str], now_ns: int) -> None:
+        """Carry further streams, and some no longer; the messages go out when the connection is open and their budget allows."""
+        fresh = {memory.name: _Stream(memory, now_ns) for memory in added}
+        self.streams.update({name.encode(): stream for name, stream in fresh.items()})
+        for name in removed:
+            self.streams.pop(name.encode(), None)
+        for method, names in (("SUBSCRIBE", list(fresh)), ("UNSUBSCRIBE", list(removed))):
+            messages = subscription_messages(names, self._message_count + 1, method)
+            self._messages.extend(messages)
+            self._message_count += len(messages)
 
     # --- what arrives ----------------------------------------------------------------------------------------------------------
 
@@ -558,6 +585,8 @@ class Session:
         actions: list[Action] = []
         whole = self._whole
         whole.measure()
+        if all(stream.memory.quiet for stream in self.streams.values()):
+            return actions
         if not self.frames:
             if now_ns - self.opened_ns > FIRST_DATA_NS:
                 actions += self._replace("no first data")
@@ -574,7 +603,7 @@ class Session:
                 and now_ns - self.opened_ns > FIRST_EVENT_NS
             ):
                 actions += self._ask(memory, "quiet", None)
-            if whole.suspect:
+            if whole.suspect or memory.quiet:
                 continue
             stream.measure()
             if stream.suspect != stream.silent(now_ns):

@@ -10,7 +10,8 @@ import msgspec
 
 from twintape.core.errors import ConfigError
 from twintape.core.markets import RULES, Market
-from twintape.core.wire import plausible_symbol, split_stream, stream_name
+from twintape.core.symbols import CONTRACT_TYPES, is_selector, subscribable
+from twintape.core.wire import split_stream, stream_name
 
 __all__ = ["MarketSettings", "RecordSettings", "collector_name", "market_settings", "parse_record_settings", "shards"]
 
@@ -20,7 +21,6 @@ STREAMS_PER_CONNECTION = 200
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _STREAM = re.compile(r"!?[A-Za-z0-9_]{1,48}(@[A-Za-z0-9_+:.-]{1,24}){0,2}")
 _URL = {"websocket": re.compile(r"wss?://[^\s?#]+"), "rest": re.compile(r"https?://[^\s?#]+")}
-_UNSUBSCRIBABLE = frozenset("/?#@&%")
 
 
 class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,7 +28,7 @@ class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     Attributes:
         market: Which one.
-        symbols: As Binance spells them; duplicates are dropped.
+        symbols: As Binance spells them, patterns (`*USDT`, `*`), or futures contract types (`PERPETUAL`); duplicates are dropped.
         streams: Streams of every symbol (`depth@100ms`, `bookTicker`, …), or market-wide ones that begin with `!`. Empty: the
             market's default depth stream.
         websocket: Websocket address instead of the market's own, without the path `/stream`.
@@ -42,9 +42,13 @@ class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     rest: str | None = None
 
     def stream_names(self) -> list[str]:
-        """Return every stream to subscribe, a symbol's streams next to each other."""
-        names = [stream_name(symbol, stream) for symbol in self.symbols for stream in self.streams if not stream.startswith("!")]
+        """Return every stream to subscribe at the start, a symbol's streams next to each other; patterns stand for none yet."""
+        names = [name for symbol in self.symbols if not is_selector(symbol) for name in self.symbol_streams(symbol)]
         return names + [stream for stream in self.streams if stream.startswith("!")]
+
+    def symbol_streams(self, symbol: str) -> list[str]:
+        """Return the streams to subscribe of one symbol."""
+        return [stream_name(symbol, stream) for stream in self.streams if not stream.startswith("!")]
 
 
 class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +64,8 @@ class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         weight_share: The part of the IP address's request weight that snapshots may use.
         snapshot_minutes: How often a snapshot is taken of each symbol as a checkpoint; 0: only when one is needed.
         snapshot_limit: Levels a side of snapshots; 0: as many as the market serves.
+        symbols_minutes: How often the exchange's list of symbols is read; 0: never, which patterns do not allow.
+        symbols_grace_minutes: How long a symbol is recorded after it is over, gone from the list or selected no longer.
         queue_mebibytes: Frames that may wait for the disk; behind that, sockets are no longer read.
         uploads: How many uploads run at once.
         stop_seconds: How long a stop may wait for uploads.
@@ -75,6 +81,8 @@ class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     weight_share: float = 0.5
     snapshot_minutes: float = 60.0
     snapshot_limit: int = 0
+    symbols_minutes: float = 10.0
+    symbols_grace_minutes: float = 1440.0
     queue_mebibytes: int = 256
     uploads: int = 4
     stop_seconds: float = 20.0
@@ -87,6 +95,8 @@ _RANGES: dict[str, tuple[float, float]] = {
     "weight_share": (0.01, 1.0),
     "snapshot_minutes": (0, 1440),
     "snapshot_limit": (0, 5000),
+    "symbols_minutes": (0, 1440),
+    "symbols_grace_minutes": (0, 43200),
     "queue_mebibytes": (1, 65536),
     "uploads": (1, 64),
     "stop_seconds": (0, 3600),
@@ -134,7 +144,10 @@ def check(settings: RecordSettings) -> RecordSettings:
     seen = [entry.market for entry in settings.markets]
     if len(set(seen)) != len(seen):
         raise ConfigError("a market is configured twice", hint="put all its symbols into one [[markets]] entry")
-    return msgspec.structs.replace(settings, markets=tuple(market_settings(entry) for entry in settings.markets))
+    markets = tuple(market_settings(entry) for entry in settings.markets)
+    if not settings.symbols_minutes and any(is_selector(symbol) for entry in markets for symbol in entry.symbols):
+        raise ConfigError("symbols_minutes is 0, and there are patterns to follow", hint="name every symbol, or let it be 10")
+    return msgspec.structs.replace(settings, markets=markets)
 
 
 def market_settings(entry: MarketSettings) -> MarketSettings:
@@ -144,6 +157,8 @@ def market_settings(entry: MarketSettings) -> MarketSettings:
         ConfigError: A symbol, stream or address cannot be subscribed.
     """
     symbols = tuple(dict.fromkeys(_symbol(symbol) for symbol in entry.symbols))
+    if entry.market is Market.SPOT and not CONTRACT_TYPES.isdisjoint(symbols):
+        raise ConfigError(f"spot has no contract types: {' '.join(sorted(CONTRACT_TYPES & set(symbols)))}")
     streams = tuple(dict.fromkeys(entry.streams)) or (RULES[entry.market].default_depth,)
     for stream in streams:
         if not _STREAM.fullmatch(stream):
@@ -166,12 +181,7 @@ def market_settings(entry: MarketSettings) -> MarketSettings:
 
 
 def _symbol(symbol: str) -> str:
-    if (
-        not plausible_symbol(symbol)
-        or any(character in _UNSUBSCRIBABLE or character.isspace() or not character.isprintable() for character in symbol)
-        or '"' in symbol
-        or "\\" in symbol
-    ):
+    if not subscribable(symbol):
         raise ConfigError(f"symbol {symbol!r} cannot be subscribed", hint="1 to 64 bytes, no white space, none of / ? # @ & %")
     return split_stream(f"{symbol}@x")[0]
 

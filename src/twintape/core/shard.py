@@ -151,6 +151,16 @@ class Shard:
             self.serving = None
             self._wanted = None
 
+    def change(self, added: Sequence[str], removed: Sequence[str], now_ns: int) -> list[Session]:
+        """Carry further streams, and some no longer; return the connections that have been told."""
+        fresh = [StreamMemory(name) for name in added]
+        gone = set(removed)
+        self.memories = [memory for memory in self.memories if memory.name not in gone] + fresh
+        told = [session for session in (self.serving, self.candidate) if session is not None]
+        for session in told:
+            session.change(fresh, removed, now_ns)
+        return told
+
     def stop(self, reason: str) -> Sequence[Retire]:
         """Stop everything; nothing is dialled again."""
         self.stopping = True

@@ -25,7 +25,6 @@ BAN_S = 120
 _MINUTE_MS = 60_000
 _PREFIXES = {"/api/v3": Market.SPOT, "/fapi/v1": Market.USDM, "/dapi/v1": Market.COINM}
 _FUTURES_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
-_EXCHANGE_INFO_WEIGHTS = {Market.SPOT: 20, Market.USDM: 1, Market.COINM: 1}
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000  # perpetuals are listed with this far date
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USD", "BTC", "ETH", "BNB", "TRY", "EUR", "BRL", "JPY")
 
@@ -111,7 +110,7 @@ class RestDesk:
             return _error(404, -1, f"nothing is served under {path}")
         limit, mistake = _depth_limit(market, query.get("limit")) if name == "depth" else (0, None)
         weight = (
-            depth_weight(market, limit) if name == "depth" else _EXCHANGE_INFO_WEIGHTS[market] if name == "exchangeInfo" else 1
+            depth_weight(market, limit) if name == "depth" else RULES[market].exchange_info_weight if name == "exchangeInfo" else 1
         )
         budget = self.budgets[RULES[market].weight_pool]
         answer = budget.spend(weight, now_ms) or mistake

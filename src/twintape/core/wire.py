@@ -51,6 +51,7 @@ __all__ = [
     "stream_name",
     "stream_of",
     "subscribe_frame",
+    "subscribe_line",
     "suspect_line",
     "sync_line",
     "unwrap",
@@ -468,13 +469,13 @@ def recorded_snapshot(frame: bytes) -> RecordedSnapshot | None:
 # --- what we send and write ----------------------------------------------------------------------------------------------------
 
 
-def subscribe_frame(streams: Sequence[str], request_id: int) -> bytes:
-    """Return a SUBSCRIBE message.
+def subscribe_frame(streams: Sequence[str], request_id: int, method: str = "SUBSCRIBE") -> bytes:
+    """Return a SUBSCRIBE (or UNSUBSCRIBE) message.
 
     >>> subscribe_frame(["btcusdt@depth@100ms"], 1)
     b'{"method":"SUBSCRIBE","params":["btcusdt@depth@100ms"],"id":1}'
     """
-    return _json({"method": "SUBSCRIBE", "params": list(streams), "id": request_id})
+    return _json({"method": method, "params": list(streams), "id": request_id})
 
 
 def _json(value: Mapping[str, Any]) -> bytes:
@@ -515,6 +516,15 @@ def open_line(
             "event_time_us": event_time_us,
         }
     )
+
+
+def subscribe_line(*, streams: Sequence[str]) -> bytes:
+    """Return the line that says which streams the connection is asked for from here on.
+
+    >>> subscribe_line(streams=["btcusdt@trade"])
+    b'{"stream":"!twintape@subscribe","streams":["btcusdt@trade"]}'
+    """
+    return _json({"stream": "!twintape@subscribe", "streams": list(streams)})
 
 
 def clock_line(*, wall_ns: int, monotonic_ns: int, offset_ns: int | None, error_ns: int | None, source: str) -> bytes:

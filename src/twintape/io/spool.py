@@ -197,6 +197,10 @@ class Spool:
         except OSError as error:
             self._fail(state, error)
 
+    def subscribed(self, connection: int, streams: Sequence[str]) -> None:
+        """Have the open lines of a connection's further segments name these streams."""
+        self._connections[connection].streams = tuple(streams)
+
     def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
         """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
         state = self._connections[connection]

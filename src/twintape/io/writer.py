@@ -119,6 +119,10 @@ class Writer:
             _Command(market, lambda spool: spool.open(connection, url=url, streams=streams, now_ns=now_ns, event_time_us=None))
         )
 
+    def subscribed(self, market: Market, connection: int, streams: Sequence[str]) -> None:
+        """Say that a connection carries other streams from here on."""
+        self._put(_Command(market, lambda spool: spool.subscribed(connection, streams)))
+
     def write(self, market: Market, connection: int, lines: Sequence[tuple[int, bytes]], size: int) -> None:
         """Append lines of a connection; `size` is the sum of their bytes."""
         self._put(_Command(market, lambda spool: spool.write(connection, lines), size))
