@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from twintape.columns import findings
 from twintape.columns.books import BookRow, SnapshotCopy
-from twintape.columns.expand import Outputs, expand
+from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.fates import Fate
 from twintape.columns.lines import Chunk
 from twintape.columns.merge import DayRequest, Table, merge_depth_day, verbatim_table
@@ -68,7 +68,7 @@ class DayTask:
         blocks: The stream's blocks.
         snapshots: Blocks of the symbol's REST snapshots.
         archived_snapshots: Paths of published verbatim tables with REST snapshots of the symbol whose raw segments are gone.
-        parent: Table → path of the outputs of the generation before, when raw segments of it are gone; else empty.
+        parent: Table → path of the outputs of the generation before, when raw segments of its lineage are not among the blocks; else empty.
         start_pin: The end of the day before.
         end_pin: The start of the day behind.
         opening: Path of the snapshot table of the day before, whose closing book opens this day, or None.
@@ -136,8 +136,26 @@ def _chunks(task: DayTask, disk: Disk) -> list[Chunk]:
     chunks = [Chunk(ref.collector, ref.connection, ref.source, ref.block.date, _loader(disk, ref)) for ref in task.blocks]
     if task.parent:
         outputs = Outputs({table: disk.read(path) for table, path in task.parent.items()})
-        chunks = [*expand(outputs, task.date), *chunks]
+        chunks = [*_remnants(expand(outputs, task.date), chunks), *chunks]
     return chunks
+
+
+def _remnants(parent: list[Chunk], raw: list[Chunk]) -> list[Chunk]:
+    """Return the lines of the generation before whose raw segments are gone: what is at hand is read anew, for the day's bounds may have moved."""
+    lines = digest_lines(parent)
+    gone, _ = missing_lines(lines, digest_lines(raw))
+    places: dict[int, list[tuple[int, int]]] = {}
+    for row in np.sort(gone).tolist():
+        places.setdefault(int(lines.chunk[row]), []).append((int(lines.offset[row]), int(lines.length[row])))
+    return [replace(parent[position], load=_cut(parent[position], kept)) for position, kept in places.items()]
+
+
+def _cut(chunk: Chunk, kept: list[tuple[int, int]]) -> Callable[[], bytes]:
+    def load() -> bytes:
+        text = chunk.load()
+        return b"".join(text[offset : offset + length + 1] for offset, length in kept)
+
+    return load
 
 
 def merge_day(task: DayTask) -> DayResult:

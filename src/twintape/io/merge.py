@@ -246,7 +246,10 @@ def _why_due(batch: _Batch, symbol: str, stream: str) -> str | None:
 
 
 def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
-    """Return the blocks that may hold frames of the day: the date's own, and for depth streams each collector's nearest of the dates around."""
+    """Return the blocks that may hold frames of the day.
+
+    The date's own, and for depth streams of the dates around each collector's nearest, and whatever lies on this day's side of a neighbour's pin.
+    """
     own: list[tuple[str, segment.Block]] = []
     around: dict[tuple[str, str], list[tuple[str, segment.Block]]] = {}
     for key, raw in batch.view.segments.items():
@@ -259,15 +262,22 @@ def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.
                 elif is_depth(stream) and block.event_time_us_min is not None:
                     around.setdefault((raw.key.collector, block.date), []).append((key, block))
     midnight = midnight_us(batch.date)
+    before, behind = _pins(batch, symbol, stream)
+    start = None if before is None else before.proof.end.update_id
+    end = None if behind is None else behind.proof.start.update_id
     for (_, date), blocks in sorted(around.items()):
         times = [(key, block, block.event_time_us_min or 0, block.event_time_us_max or 0) for key, block in blocks]
         if date < batch.date:
             edge = min(midnight, max(last for *_, last in times)) - BOUNDARY_MARGIN_US
-            own += [(key, block) for key, block, _, last in times if last >= edge]
+            own += [(key, block) for key, block, _, last in times if last >= edge or _is_less(start, block.last_final_update_id)]
         else:
             edge = max(midnight + DAY_US, min(first for _, _, first, _ in times)) + BOUNDARY_MARGIN_US
-            own += [(key, block) for key, block, first, _ in times if first <= edge]
+            own += [(key, block) for key, block, first, _ in times if first <= edge or _is_less(block.first_prev_update_id, end)]
     return own
+
+
+def _is_less(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
 
 
 def _snapshot_blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
@@ -300,10 +310,13 @@ def _unreadable_reasons(batch: _Batch) -> list[str]:
 def _unspliced_reasons(batch: _Batch, collectors: set[str], parent: Proof | None) -> list[str]:
     """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must.
 
-    Who had closed the date when the parent was merged has closed it for good, whether or not the segments that showed it are still there.
+    Who has frames of a later date, here or in a proof, has closed this one for good, whether or not the segments that showed it are still there.
     """
-    behind = midnight_us(batch.date) + DAY_US
-    closed = {raw.key.collector for raw in batch.view.segments.values() if (raw.index.event_time_us_max or 0) >= behind}
+    behind = neighbour(batch.date, 1)
+    closed = {raw.key.collector for raw in batch.view.segments.values() if raw.index.date >= behind}
+    for (_, stream, date), head in batch.heads.items():
+        if date == behind and not is_depth(stream):
+            closed |= {line.collector for line in head.proof.lines if line.frames > line.owed}
     if parent is not None:
         closed |= {name for name in _collectors(parent) if _not_closed(name) not in parent.reasons}
     reasons = [_not_closed(name) for name in sorted(collectors - closed)]
@@ -419,24 +432,22 @@ async def _merge_stream(run: MergeRun, batch: _Batch, symbol: str, stream: str) 
 async def _task(
     run: MergeRun, batch: _Batch, symbol: str, stream: str, head: Head | None
 ) -> tuple[DayTask, list[RawSegment], list[Input]]:
-    """Build the day's task. From raw data alone if all of the lineage is still there, else from the parent's outputs and what is new."""
+    """Build the day's task: from the raw data at hand and, for segments of the lineage that are gone, from the parent's outputs."""
     blocks = _blocks(batch, symbol, stream)
-    lineage = [] if head is None else head.proof.inputs
     at_hand = {key for key, _ in blocks}
-    gone = [source for source in lineage if source.key not in at_hand]
-    carried: list[Input] = []
+    lineage = [] if head is None else head.proof.inputs
+    carried = [source for source in lineage if source.key not in at_hand]
     parent: dict[str, str] = {}
-    if head is not None and gone:
-        carried = list(lineage)
-        known = {source.key for source in lineage}
-        blocks = [(key, block) for key, block in blocks if key not in known]
+    if head is not None and carried:
         for output in head.proof.outputs:
             parent[output.table] = await _fetch_output(run, output)
     keys = sorted({key for key, _ in blocks})
     spliced = is_depth(stream)
     before, behind = _pins(batch, symbol, stream) if spliced else (None, None)
     start_pin = None if before is None else before.proof.end.update_id
-    end_pin = None if behind is None or behind.proof.open_start else behind.proof.start.update_id
+    # A day that ended at an edge of recording did not end at midnight: the day behind began there for want of anything better.
+    loose = behind is None or behind.proof.open_start or (head is not None and head.proof.open_end)
+    end_pin = None if loose or behind is None else behind.proof.start.update_id
     if parent and spliced and head is not None:
         # The frames around midnight that showed where the day ends may be gone; what they showed is in the parent's proof.
         if start_pin is None and not head.proof.open_start:
