@@ -1,5 +1,7 @@
 """The update-id rule, against the published bugs of other programs."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +43,7 @@ def test_coverage_is_exactly_the_union_of_ids(events):
     ids = {i for p, u in events for i in range(p + 1, u + 1)}
     union = coverage(events)
     assert {i for p, u in union for i in range(p + 1, u + 1)} == ids
-    assert all(b[0] > a[1] for a, b in zip(union, union[1:], strict=False))
+    assert all(b[0] > a[1] for a, b in pairwise(union))
 
 
 @given(intervals)
