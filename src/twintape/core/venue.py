@@ -11,7 +11,7 @@ import heapq
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -27,6 +27,7 @@ __all__ = [
     "Piece",
     "RecordedBook",
     "Source",
+    "StatusChange",
     "SymbolInfo",
     "Venue",
     "VenueMessage",
@@ -115,6 +116,16 @@ class SymbolInfo:
     snapshot: DepthSnapshot
     book_stream: str | None = None
     status: str = "TRADING"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChange:
+    """From a position in all sources on (0 to 1) the list of symbols gives one this status; an empty one: it is not listed."""
+
+    market: Market
+    symbol: str
+    position: float
+    status: str
 
 
 class Source(Protocol):
@@ -280,14 +291,24 @@ class Venue:
 
     Args:
         source: Where its symbols come from; the caller feeds `note` with what `source.happenings()` yields.
+
+    Attributes:
+        symbols: All symbols there ever are.
+        statuses: What the list says of some symbols instead of their own status; the caller's to change.
     """
 
     def __init__(self, source: Source) -> None:
         self.market = source.market
         self.symbols: Mapping[str, SymbolInfo] = {info.symbol: info for info in source.symbols}
+        self.statuses: dict[str, str] = {}
         self._books = {symbol: _LazyBook(source.market, info) for symbol, info in self.symbols.items()}
         self._book_streams = {info.book_stream: info.symbol for info in source.symbols if info.book_stream}
         self._last_depth: dict[str, bytes] = {}
+
+    def listed(self) -> list[SymbolInfo]:
+        """Return the symbols as the list has them now."""
+        known = (replace(info, status=self.statuses.get(info.symbol, info.status)) for info in self.symbols.values())
+        return [info for info in known if info.status]
 
     def note(self, happening: Happening) -> None:
         """Take the next thing that happened."""

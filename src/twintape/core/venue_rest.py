@@ -161,9 +161,10 @@ def _symbol_list(venue: Venue, query: Mapping[str, str], now_ms: int) -> HttpAns
             wanted = [str(symbol) for symbol in json.loads(query["symbols"])]
         except (ValueError, TypeError, RecursionError):
             return _error(400, -1100, "Illegal characters found in parameter 'symbols'.")
-    if wanted is not None and not all(symbol in venue.symbols for symbol in wanted):
+    listed = {info.symbol: info for info in venue.listed()}
+    if wanted is not None and not all(symbol in listed for symbol in wanted):
         return _error(400, -1121, "Invalid symbol.")
-    chosen = [info for info in venue.symbols.values() if wanted is None or info.symbol in wanted]
+    chosen = [info for symbol, info in listed.items() if wanted is None or symbol in wanted]
     return HttpAnswer(200, _json(exchange_info(venue.market, chosen, now_ms)))
 
 

@@ -24,7 +24,7 @@ from twintape.core.errors import ConfigError
 from twintape.core.gateway import Fault, FaultKind, GatewayOptions
 from twintape.core.markets import Market
 from twintape.core.tape import TapeSource
-from twintape.core.venue import Happening, Source, Venue, VenueMessage
+from twintape.core.venue import Happening, Source, StatusChange, Venue, VenueMessage
 from twintape.io.exchange_gateway import Admin, Gateway, KeepAlive
 
 if sys.version_info >= (3, 14):
@@ -90,6 +90,7 @@ class ExchangeConfig:
         sources: One per market.
         gateways: The front-ends.
         faults: By position in the sources; needs sources that end.
+        statuses: What the list of symbols says, likewise.
         speed: How many seconds of the source pass in a second; `MAX_SPEED` sends as fast as all clients read.
         wait_clients: Start when so many connections have subscribed to something; 0 starts at once, None waits for `start`.
         host: The address to listen on.
@@ -103,6 +104,7 @@ class ExchangeConfig:
     sources: Sequence[Source]
     gateways: Sequence[GatewayOptions] = (GatewayOptions(),)
     faults: Sequence[Fault] = ()
+    statuses: Sequence[StatusChange] = ()
     speed: float = 1.0
     wait_clients: int | None = 0
     host: str = "127.0.0.1"
@@ -133,7 +135,7 @@ class SimulatedExchange(Admin):
             raise ConfigError(f"{len(config.sources)} sources of {len(self._venues)} markets: there must be one for each")
         totals = [source.total for source in config.sources]
         self._total = None if None in totals else sum(total for total in totals if total is not None)
-        if config.faults and self._total is None:
+        if (config.faults or config.statuses) and self._total is None:
             raise ConfigError("faults are placed by fractions of a source that ends", hint="give it a number of events")
         if any(fault.gateway >= len(config.gateways) for fault in config.faults):
             raise ConfigError(f"a fault of a gateway beyond the {len(config.gateways)} there are")
@@ -152,6 +154,8 @@ class SimulatedExchange(Admin):
             for number, options in enumerate(config.gateways)
         )
         self._schedule = _schedule(config.faults, self._total or 0)
+        self._statuses = sorted(config.statuses, key=lambda change: change.position)
+        self._list_symbols()
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._started_wall_ns: int | None = None
@@ -284,6 +288,7 @@ class SimulatedExchange(Admin):
                 continue
             self._messages_count += 1
             batched += 1
+            self._list_symbols()
             await self._strike()
             if batched >= BATCH_MESSAGES_MAX:
                 await self._flush()
@@ -301,6 +306,12 @@ class SimulatedExchange(Admin):
             if start_ns is None:
                 start_ns = self._source_start_ns[source.market] = happening.time_ns
             yield happening.time_ns - start_ns, happening
+
+    def _list_symbols(self) -> None:
+        """Change the list of symbols where it is due."""
+        while self._statuses and self._statuses[0].position <= self.position():
+            change = self._statuses.pop(0)
+            self._venues[change.market].statuses[change.symbol] = change.status
 
     async def _strike(self) -> None:
         """Begin and end the faults that are due; what was said before them is sent before them."""
