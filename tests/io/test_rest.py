@@ -210,3 +210,69 @@ async def test_weight_that_others_behind_the_address_used_is_left_to_them():
         assert len(rig.rest.requests) == 1
         await rig.clock.run(3)
         assert len(rig.rest.requests) == 2
+
+
+class Exchange:
+    """The exchange's side of the weight limit: counts by calendar minute, answers 429 above it, and bans who goes on."""
+
+    def __init__(self, clock, limit=6000):
+        self.clock = clock
+        self.limit = limit
+        self.minutes = {}
+        self.refused = 0
+
+    async def get(self, url, *, timeout_s):
+        minute = self.clock.now_ns // (60 * SECOND_NS)
+        self.minutes[minute] = used = self.minutes.get(minute, 0) + 250
+        status = 200 if used <= self.limit else 429
+        self.refused += status != 200
+        headers = {"x-mbx-used-weight-1m": str(used)}
+        return RestAnswer(status, headers, good()[2], self.clock.wall_ns(), self.clock.wall_ns())
+
+
+async def test_restarts_one_after_the_other_never_cost_more_than_the_budget():
+    clock = VirtualClock()
+    exchange = Exchange(clock)
+    for _ in range(12):  # a process that dies every ten seconds and wants 1,500 snapshots each time
+        rig = Rig(lambda number, url: good())
+        rig.clock, rig.rest = clock, exchange
+        rig.fetcher = SnapshotFetcher(
+            exchange,
+            clock,
+            pools={"spot": WeightBudget(6000, 0.48)},
+            draw=random.Random(1).random,
+            notice=lambda name, details: None,
+        )
+        async with rig:
+            for number in range(1500):
+                rig.ask(f"S{number}")
+            await clock.run(10)
+    assert exchange.refused == 0
+    # A newborn process learns from its first answer what was spent before it: one request a life is the price.
+    assert max(exchange.minutes.values()) <= 2880 + 6 * 250
+    assert sum(exchange.minutes.values()) >= 2 * 2500
+
+
+async def test_a_ban_that_names_its_end_only_in_its_text_is_obeyed_to_that_time():
+    clock_start_ms = VirtualClock().wall_ns() // 1_000_000
+
+    def script(number, url):
+        body = b'{"code":-1003,"msg":"Way too much request weight used; IP banned until %d."}' % (clock_start_ms + 3_600_000)
+        return (418, {}, body) if number == 1 else good()
+
+    async with Rig(script) as rig:
+        rig.ask()
+        await rig.clock.run(3599)
+        assert len(rig.rest.requests) == 1
+        await rig.clock.run(5)
+        assert len(rig.delivered) == 1
+
+
+async def test_a_ban_that_names_an_absurd_time_lasts_as_long_as_one_without():
+    def script(number, url):
+        return (418, {}, b"IP banned until 9999999999999") if number == 1 else good()
+
+    async with Rig(script) as rig:
+        rig.ask()
+        await rig.clock.run(125)
+        assert len(rig.delivered) == 1

@@ -9,13 +9,16 @@ Source: Binance, Spot API docs, rest-api.md "IP Limits" and web-socket-streams.m
 from __future__ import annotations
 
 from collections import deque
+from typing import Protocol
 
 from twintape.core.markets import RULES, Market
 
 __all__ = [
     "ATTEMPT_LIMIT",
     "ATTEMPT_WINDOW_NS",
+    "RETRY_FACTOR",
     "SECOND_NS",
+    "Attempts",
     "WeightBudget",
     "Window",
     "attempt_window",
@@ -29,7 +32,16 @@ ATTEMPT_WINDOW_NS = 300 * SECOND_NS
 ATTEMPT_LIMIT = 240
 """We stay below the 300 attempts an IP address has: other programs may share it."""
 WEIGHT_WINDOW_NS = 60 * SECOND_NS
+RETRY_FACTOR = 1.2
+"""Retries and snapshots that cannot wait may use a fifth more than what is planned."""
 MESSAGE_WINDOW_NS = SECOND_NS
+
+
+class Attempts(Protocol):
+    """A budget of connection attempts, of one process or of all of a machine."""
+
+    def take(self, now_ns: int, cost: int = 1) -> bool:
+        """Spend `cost` if it fits, and return whether it did."""
 
 
 class Window:

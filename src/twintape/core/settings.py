@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import msgspec
 
@@ -21,6 +22,7 @@ STREAMS_PER_CONNECTION = 200
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _STREAM = re.compile(r"!?[A-Za-z0-9_]{1,48}(@[A-Za-z0-9_+:.-]{1,24}){0,2}")
 _URL = {"websocket": re.compile(r"wss?://[^\s?#]+"), "rest": re.compile(r"https?://[^\s?#]+")}
+_PROXY = re.compile(r"http://([^\s/?#@]*@)?[^\s/?#@]+(:[0-9]{1,5})?/?")
 
 
 class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +35,8 @@ class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             market's default depth stream.
         websocket: Websocket address instead of the market's own, without the path `/stream`.
         rest: REST address instead of the market's own.
+        sentinel: A busy stream that every connection of this market carries besides, such as `btcusdt@depth5@100ms`: its silence tells a
+            stalled connection from quiet symbols. Empty: none.
     """
 
     market: Market
@@ -40,6 +44,7 @@ class MarketSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     streams: tuple[str, ...] = ()
     websocket: str | None = None
     rest: str | None = None
+    sentinel: str = ""
 
     def stream_names(self) -> list[str]:
         """Return every stream to subscribe at the start, a symbol's streams next to each other; patterns stand for none yet."""
@@ -60,16 +65,25 @@ class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         spool: Local directory that keeps them until then.
         markets: What to record.
         streams_per_connection: At most so many streams share a connection.
-        rotate_hours: A connection's age at which it is replaced; Binance cuts at 24.
-        weight_share: The part of the IP address's request weight that snapshots may use.
-        snapshot_minutes: How often a snapshot is taken of each symbol as a checkpoint; 0: only when one is needed.
+        rotate_hours: The greatest age of a connection; it is replaced before, at times of day that the collector's name decides. Binance
+            cuts at 24.
+        connections: How many connections carry every stream at all times; with 2, one that ends costs nothing.
+        weight_share: The part of the IP address's request weight that checkpoints are planned to use; retries and snapshots behind gaps may
+            add a fifth of it.
+        snapshot_minutes: How often a snapshot is taken of each symbol as a checkpoint, or less often if the weight allows no more; 0: only
+            when one is needed.
         snapshot_limit: Levels a side of snapshots; 0: as many as the market serves.
         symbols_minutes: How often the exchange's list of symbols is read; 0: never, which patterns do not allow.
         symbols_grace_minutes: How long a symbol is recorded after it is over, gone from the list or selected no longer.
         queue_mebibytes: Frames that may wait for the disk; behind that, sockets are no longer read.
+        spool_gibibytes: What the spool of all markets together may occupy.
         uploads: How many uploads run at once.
         stop_seconds: How long a stop may wait for uploads.
         metrics_port: Port of `/metrics` and `/status` on loopback; 0: none.
+        shared_directory: Where collectors of one machine count their connection attempts together; empty: a directory of this user in memory.
+        proxy: `http://[user:password@]host:port` through which websockets and REST go; empty: what the environment's `HTTPS_PROXY` says. The
+            store has its own settings.
+        source_address: Local IP address that websockets and REST are opened from; empty: the system's choice.
     """
 
     collector: str
@@ -77,27 +91,34 @@ class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     spool: str = "./twintape-spool"
     markets: tuple[MarketSettings, ...] = ()
     streams_per_connection: int = STREAMS_PER_CONNECTION
-    rotate_hours: float = 23.0
-    weight_share: float = 0.5
+    rotate_hours: float = 12.0
+    connections: int = 1
+    weight_share: float = 0.4
     snapshot_minutes: float = 60.0
     snapshot_limit: int = 0
     symbols_minutes: float = 10.0
     symbols_grace_minutes: float = 1440.0
     queue_mebibytes: int = 256
+    spool_gibibytes: float = 50.0
     uploads: int = 4
     stop_seconds: float = 20.0
     metrics_port: int = 0
+    shared_directory: str = ""
+    proxy: str = ""
+    source_address: str = ""
 
 
 _RANGES: dict[str, tuple[float, float]] = {
     "streams_per_connection": (1, 1024),
     "rotate_hours": (0.0001, 23.9),
+    "connections": (1, 2),
     "weight_share": (0.01, 1.0),
     "snapshot_minutes": (0, 1440),
     "snapshot_limit": (0, 5000),
     "symbols_minutes": (0, 1440),
     "symbols_grace_minutes": (0, 43200),
     "queue_mebibytes": (1, 65536),
+    "spool_gibibytes": (0.01, 1_000_000),
     "uploads": (1, 64),
     "stop_seconds": (0, 3600),
     "metrics_port": (0, 65535),
@@ -139,6 +160,14 @@ def check(settings: RecordSettings) -> RecordSettings:
         value = getattr(settings, name)
         if not least <= value <= greatest:
             raise ConfigError(f"{name} is {value}, must be between {least} and {greatest}")
+    if settings.proxy and not _PROXY.fullmatch(settings.proxy):
+        # Without the value: it may hold a password.
+        raise ConfigError("proxy is not of the form http://[user:password@]host:port")
+    if settings.source_address:
+        try:
+            ip_address(settings.source_address)
+        except ValueError as error:
+            raise ConfigError(f"source_address {settings.source_address!r} is not an IP address") from error
     if not settings.markets:
         raise ConfigError("nothing to record", hint="name a symbol, or give [[markets]] in the configuration")
     seen = [entry.market for entry in settings.markets]
@@ -160,7 +189,7 @@ def market_settings(entry: MarketSettings) -> MarketSettings:
     if entry.market is Market.SPOT and not CONTRACT_TYPES.isdisjoint(symbols):
         raise ConfigError(f"spot has no contract types: {' '.join(sorted(CONTRACT_TYPES & set(symbols)))}")
     streams = tuple(dict.fromkeys(entry.streams)) or (RULES[entry.market].default_depth,)
-    for stream in streams:
+    for stream in (*streams, *filter(None, [entry.sentinel])):
         if not _STREAM.fullmatch(stream):
             raise ConfigError(
                 f"stream {stream!r} cannot be subscribed", hint="a stream looks like depth@100ms, bookTicker or trade"

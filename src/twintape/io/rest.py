@@ -35,6 +35,7 @@ FORBIDDEN_WAIT_S = 3600.0
 RETRY_AFTER_MAX_S = 4 * 86400.0
 POLL_S = 0.25
 
+_BANNED_UNTIL = re.compile(rb"banned until (\d{13})\b")
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
 
 
@@ -180,6 +181,8 @@ class SnapshotFetcher:
     def _blocked(self, wish: Wish, answer: RestAnswer, budget: WeightBudget, now_ns: int) -> None:
         default_s = {429: TOO_MANY_WAIT_S, 418: BANNED_WAIT_S, 403: FIREWALL_WAIT_S, 451: FORBIDDEN_WAIT_S}[answer.status]
         retry_after_s = _retry_after_s(answer)
+        if retry_after_s is None and answer.status in (429, 418):
+            retry_after_s = _banned_s(answer)
         pool = RULES[wish.market].weight_pool
         self._blocks[pool] += 1
         # Refusals in a row are answered with ever longer silence, even where `Retry-After` says 0.
@@ -197,6 +200,13 @@ class SnapshotFetcher:
 def _retry_after_s(answer: RestAnswer) -> float | None:
     value = answer.headers.get("retry-after", "").strip()
     return min(float(value), RETRY_AFTER_MAX_S) if value.isdecimal() else None
+
+
+def _banned_s(answer: RestAnswer) -> float | None:
+    """Return how long the text of a ban says it lasts; nothing if that is over by our clock, or absurd."""
+    match = _BANNED_UNTIL.search(answer.body[:1000])
+    seconds = 0.0 if match is None else int(match[1]) / 1e3 - answer.response_time_ns / 1e9
+    return seconds if 0 < seconds <= RETRY_AFTER_MAX_S else None
 
 
 def _start(answer: RestAnswer) -> str:
