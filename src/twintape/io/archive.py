@@ -26,9 +26,9 @@ from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, 
 from twintape.core.manifest import Proof, Status, digest
 from twintape.core.markets import RULES, Market
 from twintape.core.wire import is_depth
+from twintape.io.batch import neighbour
 from twintape.io.catalog import find_head, list_heads
 from twintape.io.day import read_snapshots
-from twintape.io.merge import neighbour
 from twintape.io.ports import Store
 
 __all__ = ["Archive", "BookView", "Day"]

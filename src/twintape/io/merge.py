@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from dataclasses import dataclass
 
-from twintape.columns.lines import DAY_US, midnight_us
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from twintape.core.manifest import (
     BookDigest,
     Edge,
     Input,
-    Missing,
     Output,
     Parent,
     Plan,
@@ -36,14 +33,23 @@ from twintape.core.manifest import (
 )
 from twintape.core.markets import Market
 from twintape.core.wire import SNAPSHOT, is_depth
-from twintape.io.catalog import Head, RawSegment, RawView, known_numbers, list_heads, missing_numbers, read_segments
+from twintape.io.batch import (
+    Batch,
+    blocks_of,
+    neighbour,
+    pins,
+    snapshot_blocks,
+    streams,
+    unreadable_reasons,
+    unspliced_reasons,
+    why_due,
+)
+from twintape.io.catalog import Head, RawSegment, known_numbers, list_heads, missing_numbers, read_segments
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
 
-__all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "neighbour"]
+__all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date"]
 
-BOUNDARY_MARGIN_US = 10_000_000
-"""Blocks of the neighbouring dates within this distance of a collector's nearest one are read too: lines stamp `E` differently, and it may step back."""
 MERGES_MAX = 8
 """Days whose bytes are in memory at the same time, at most (fewer with fewer jobs)."""
 GENERATIONS_MAX = 9999
@@ -56,15 +62,6 @@ Progress = Callable[[str, int, int], None]
 
 def _silent(_what: str, _done: int, _total: int) -> None:
     """Tell nobody."""
-
-
-def neighbour(date: str, days: int) -> str:
-    """Return the date some days later.
-
-    >>> neighbour("2024-02-28", 1)
-    '2024-02-29'
-    """
-    return (datetime.fromisoformat(date) + timedelta(days=days)).date().isoformat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,19 +104,6 @@ class MergeRun:
     progress: Progress = _silent
 
 
-@dataclass(slots=True)
-class _Batch:
-    """One market and date under way."""
-
-    market: Market
-    date: str
-    view: RawView
-    missing: list[Missing]
-    heads: dict[tuple[str, str, str], Head]
-    sha256: dict[str, str] = field(default_factory=dict)
-    plan: Reference | None = None
-
-
 async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Sequence[str] = ()) -> list[DayOutcome]:
     """Merge every stream of a date that is due, and the following days whose opening book changes by it.
 
@@ -156,10 +140,10 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
     view = await read_segments(run.store, market, dates)
     known = await known_numbers(run.store, market, dates)
     before = [hole for (_, _, day), head in heads.items() if day == date for hole in head.proof.missing]
-    batch = _Batch(market, date, view, missing_numbers(view.segments.values(), known, before), heads)
+    batch = Batch(market, date, view, missing_numbers(view.segments.values(), known, before), heads)
     await _fetch(run, batch, _suspects(batch))
-    streams = _streams(batch, wanted, cascade=cascade)
-    due = [stream for stream in streams if _why_due(batch, *stream) is not None]
+    days = streams(batch, wanted, cascade=cascade)
+    due = [day for day in days if why_due(batch, *day) is not None]
     needed = _needed(batch, due)
     # Where an object turns out damaged or gone, the one beside it becomes the nearest to midnight.
     while not batch.sha256.keys() >= set(needed):
@@ -179,152 +163,23 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
         return outcome
 
     fresh = {(o.symbol, o.stream): o for o in await asyncio.gather(*(one(*stream) for stream in due))}
-    return [fresh.get(stream) or _unchanged(batch, *stream) for stream in streams]
+    return [fresh.get(stream) or _unchanged(batch, *stream) for stream in days]
 
 
-def _suspects(batch: _Batch) -> list[str]:
+def _suspects(batch: Batch) -> list[str]:
     """Return the objects that were damaged when the date was merged: only if they are sound by now are they new raw data."""
     damaged = {found.key for (_, _, date), head in batch.heads.items() if date == batch.date for found in head.proof.unreadable}
     return sorted(damaged & batch.view.segments.keys())
 
 
-def _needed(batch: _Batch, due: Sequence[tuple[str, str]]) -> list[str]:
+def _needed(batch: Batch, due: Sequence[tuple[str, str]]) -> list[str]:
     """Return the raw objects that the days to be merged are made from."""
-    return sorted({key for day in due for key, _ in [*_blocks(batch, *day), *_snapshot_blocks(batch, *day)]})
+    return sorted({key for day in due for key, _ in [*blocks_of(batch, *day), *snapshot_blocks(batch, *day)]})
 
 
-def _unchanged(batch: _Batch, symbol: str, stream: str) -> DayOutcome:
+def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
     head = batch.heads[symbol, stream, batch.date]
     return DayOutcome(symbol, stream, batch.date, head.key, head.proof.status, head.proof.generation, fresh=False)
-
-
-# --- what is due ---------------------------------------------------------------------------------------------------------------
-
-
-def _streams(batch: _Batch, wanted: set[str], *, cascade: bool) -> list[tuple[str, str]]:
-    """Return the streams that have a day on this date: with frames, with a proof, or silent between days that have one."""
-    found = {(symbol, stream) for symbol, stream, date in batch.heads if date == batch.date}
-    if not cascade:
-        for raw in batch.view.segments.values():
-            for index in raw.index.streams:
-                if any(block.date == batch.date for block in index.blocks):
-                    found.add((index.symbol, index.stream))
-        alive = {raw.key.collector for raw in batch.view.segments.values() if raw.key.date == batch.date}
-        for (symbol, stream, date), head in batch.heads.items():
-            if date == neighbour(batch.date, -1) and is_depth(stream) and alive & {line.collector for line in head.proof.lines}:
-                found.add((symbol, stream))
-    return sorted(day for day in found if not wanted or day[0] in wanted)
-
-
-def _pins(batch: _Batch, symbol: str, stream: str) -> tuple[Head | None, Head | None]:
-    """Return the neighbours' heads, the day before and the day behind."""
-    return (
-        batch.heads.get((symbol, stream, neighbour(batch.date, -1))),
-        batch.heads.get((symbol, stream, neighbour(batch.date, 1))),
-    )
-
-
-def _why_due(batch: _Batch, symbol: str, stream: str) -> str | None:
-    """Return why a day must be merged (again), or None."""
-    head = batch.heads.get((symbol, stream, batch.date))
-    if head is None:
-        return "it has no proof"
-    lineage = {source.key for source in head.proof.inputs}
-    if any(key not in lineage for key, _ in _blocks(batch, symbol, stream)):
-        return "there is new raw data"
-    if not is_depth(stream):
-        open_ends = [*_unreadable_reasons(batch), *_unspliced_reasons(batch, _collectors(head.proof), head.proof)]
-        return "it is settled now" if head.proof.status is Status.PARTIAL and not open_ends else None
-    before, _ = _pins(batch, symbol, stream)
-    if before is not None:
-        if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:
-            return "the day before ends elsewhere"
-        opening, closing = head.proof.opening_book, before.proof.closing_book
-        if (opening.sha256 if opening else None) != (closing.sha256 if closing else None):
-            return "the closing book of the day before is another one"
-    return None
-
-
-def _blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
-    """Return the blocks that may hold frames of the day.
-
-    The date's own, and for depth streams of the dates around each collector's nearest, and whatever lies on this day's side of a neighbour's pin.
-    """
-    own: list[tuple[str, segment.Block]] = []
-    around: dict[tuple[str, str], list[tuple[str, segment.Block]]] = {}
-    for key, raw in batch.view.segments.items():
-        for found in raw.index.streams:
-            if (found.symbol, found.stream) != (symbol, stream):
-                continue
-            for block in found.blocks:
-                if block.date == batch.date:
-                    own.append((key, block))
-                elif is_depth(stream) and block.event_time_us_min is not None:
-                    around.setdefault((raw.key.collector, block.date), []).append((key, block))
-    midnight = midnight_us(batch.date)
-    before, behind = _pins(batch, symbol, stream)
-    start = None if before is None else before.proof.end.update_id
-    end = None if behind is None else behind.proof.start.update_id
-    for (_, date), blocks in sorted(around.items()):
-        times = [(key, block, block.event_time_us_min or 0, block.event_time_us_max or 0) for key, block in blocks]
-        if date < batch.date:
-            edge = min(midnight, max(last for *_, last in times)) - BOUNDARY_MARGIN_US
-            own += [(key, block) for key, block, _, last in times if last >= edge or _is_less(start, block.last_final_update_id)]
-        else:
-            edge = max(midnight + DAY_US, min(first for _, _, first, _ in times)) + BOUNDARY_MARGIN_US
-            own += [(key, block) for key, block, first, _ in times if first <= edge or _is_less(block.first_prev_update_id, end)]
-    return own
-
-
-def _is_less(one: int | None, other: int | None) -> bool:
-    return one is not None and other is not None and one < other
-
-
-def _snapshot_blocks(batch: _Batch, symbol: str, stream: str) -> list[tuple[str, segment.Block]]:
-    """Return the blocks of REST snapshots that a depth day may meet: the date's own, and those beside its frames.
-
-    Which other streams are due must make no difference. Ids, not dates, say which of them the day's chain meets.
-    """
-    if not is_depth(stream):
-        return []
-    beside = {key for key, _ in _blocks(batch, symbol, stream)}
-    return [
-        (key, block)
-        for key, raw in batch.view.segments.items()
-        for found in raw.index.streams
-        if (found.symbol, found.stream) == (symbol, SNAPSHOT)
-        for block in found.blocks
-        if key in beside or block.date == batch.date
-    ]
-
-
-def _collectors(proof: Proof) -> set[str]:
-    return {line.collector for line in proof.lines}
-
-
-def _unreadable_reasons(batch: _Batch) -> list[str]:
-    count = len(batch.view.unreadable)
-    return [f"{count} raw objects could not be read"] if count else []
-
-
-def _unspliced_reasons(batch: _Batch, collectors: set[str], parent: Proof | None) -> list[str]:
-    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must.
-
-    Who has frames of a later date, here or in a proof, has closed this one for good, whether or not the segments that showed it are still there.
-    """
-    behind = neighbour(batch.date, 1)
-    closed = {raw.key.collector for raw in batch.view.segments.values() if raw.index.date >= behind}
-    for (_, stream, date), head in batch.heads.items():
-        if date == behind and not is_depth(stream):
-            closed |= {line.collector for line in head.proof.lines if line.frames > line.owed}
-    if parent is not None:
-        closed |= {name for name in _collectors(parent) if _not_closed(name) not in parent.reasons}
-    reasons = [_not_closed(name) for name in sorted(collectors - closed)]
-    return reasons + [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
-
-
-def _not_closed(collector: str) -> str:
-    return f"{collector} has not closed the date"
 
 
 # --- raw objects and the plan --------------------------------------------------------------------------------------------------
@@ -334,7 +189,7 @@ def _scratch_path(key: str) -> str:
     return f"raw/{digest(key.encode())}.tape.zst"
 
 
-async def _fetch(run: MergeRun, batch: _Batch, keys: Sequence[str]) -> None:
+async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     """Fetch each raw object once, check its digest and every byte's block, and keep it on the scratch disk."""
     limit = asyncio.Semaphore(4)
     done = 0
@@ -375,7 +230,7 @@ def _keep(disk: Disk, path: str, data: bytes) -> None:
     file.close()
 
 
-async def _publish_plan(run: MergeRun, batch: _Batch, keys: Sequence[str]) -> None:
+async def _publish_plan(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     inputs = []
     for key in keys:
         raw = batch.view.segments.get(key)
@@ -401,7 +256,7 @@ async def _publish_plan(run: MergeRun, batch: _Batch, keys: Sequence[str]) -> No
 # --- one day -------------------------------------------------------------------------------------------------------------------
 
 
-async def _merge_stream(run: MergeRun, batch: _Batch, symbol: str, stream: str) -> DayOutcome:
+async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome:
     head = batch.heads.get((symbol, stream, batch.date))
     task, sources, carried = await _task(run, batch, symbol, stream, head)
     result = await run.executor.run(merge_day, task)
@@ -430,10 +285,10 @@ async def _merge_stream(run: MergeRun, batch: _Batch, symbol: str, stream: str) 
 
 
 async def _task(
-    run: MergeRun, batch: _Batch, symbol: str, stream: str, head: Head | None
+    run: MergeRun, batch: Batch, symbol: str, stream: str, head: Head | None
 ) -> tuple[DayTask, list[RawSegment], list[Input]]:
     """Build the day's task: from the raw data at hand and, for segments of the lineage that are gone, from the parent's outputs."""
-    blocks = _blocks(batch, symbol, stream)
+    blocks = blocks_of(batch, symbol, stream)
     at_hand = {key for key, _ in blocks}
     lineage = [] if head is None else head.proof.inputs
     carried = [source for source in lineage if source.key not in at_hand]
@@ -443,7 +298,7 @@ async def _task(
             parent[output.table] = await _fetch_output(run, output)
     keys = sorted({key for key, _ in blocks})
     spliced = is_depth(stream)
-    before, behind = _pins(batch, symbol, stream) if spliced else (None, None)
+    before, behind = pins(batch, symbol, stream) if spliced else (None, None)
     start_pin = None if before is None else before.proof.end.update_id
     # A day that ended at an edge of recording did not end at midnight: the day behind began there for want of anything better.
     loose = behind is None or behind.proof.open_start or (head is not None and head.proof.open_end)
@@ -463,7 +318,7 @@ async def _task(
         scratch=run.scratch if run.scratch_root is None else run.scratch_root,
         sources=len(keys),
         blocks=[_ref(batch, keys.index(key), key, block) for key, block in blocks],
-        snapshots=[_ref(batch, -1, key, block) for key, block in _snapshot_blocks(batch, symbol, stream)],
+        snapshots=[_ref(batch, -1, key, block) for key, block in snapshot_blocks(batch, symbol, stream)],
         archived_snapshots=await _archived_snapshots(run, batch, symbol) if spliced else [],
         parent=parent,
         start_pin=start_pin,
@@ -473,12 +328,12 @@ async def _task(
     return task, [batch.view.segments[key] for key in keys], carried
 
 
-def _ref(batch: _Batch, source: int, key: str, block: segment.Block) -> BlockRef:
+def _ref(batch: Batch, source: int, key: str, block: segment.Block) -> BlockRef:
     raw = batch.view.segments[key]
     return BlockRef(source, _scratch_path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
 
 
-async def _archived_snapshots(run: MergeRun, batch: _Batch, symbol: str) -> list[str]:
+async def _archived_snapshots(run: MergeRun, batch: Batch, symbol: str) -> list[str]:
     """Fetch the published snapshots of the dates around whose raw segments are gone: at the time, perhaps, no chain met them."""
     paths = []
     for days in (-1, 0, 1):
@@ -526,7 +381,7 @@ async def _publish_tables(
 
 def _proof(
     run: MergeRun,
-    batch: _Batch,
+    batch: Batch,
     task: DayTask,
     result: DayResult,
     head: Head | None,
@@ -538,7 +393,7 @@ def _proof(
     write_id: str,
 ) -> Proof:
     assert batch.plan is not None
-    before, behind = _pins(batch, task.symbol, task.stream) if task.spliced else (None, None)
+    before, behind = pins(batch, task.symbol, task.stream) if task.spliced else (None, None)
     inputs = [*carried, *_inputs(batch, task, sources, result.settled)]
     reasons = _reasons(batch, task, result, head)
     gaps_now = {(gap.after_update_id, gap.next_prev_update_id) for gap in result.gaps}
@@ -590,7 +445,7 @@ def _proof(
     )
 
 
-def _inputs(batch: _Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:
+def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:
     inputs = []
     for raw, count in zip(sources, settled, strict=True):
         total = sum(s.count for s in raw.index.streams if (s.symbol, s.stream) == (task.symbol, task.stream))
@@ -608,14 +463,14 @@ def _inputs(batch: _Batch, task: DayTask, sources: Sequence[RawSegment], settled
     return inputs
 
 
-def _reasons(batch: _Batch, task: DayTask, result: DayResult, head: Head | None) -> list[str]:
+def _reasons(batch: Batch, task: DayTask, result: DayResult, head: Head | None) -> list[str]:
     reasons = []
     if result.open_start:
         reasons.append("begins at an edge of recording")
     if result.open_end:
         reasons.append("ends at an edge of recording")
-    reasons += _unreadable_reasons(batch)
+    reasons += unreadable_reasons(batch)
     if not task.spliced:
         collectors = {line.collector for line in result.lines}
-        reasons += _unspliced_reasons(batch, collectors, None if head is None else head.proof)
+        reasons += unspliced_reasons(batch, collectors, None if head is None else head.proof)
     return reasons

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.core import names
 from twintape.core.markets import Market
+from twintape.io.batch import neighbour
 from twintape.io.catalog import list_heads
-from twintape.io.merge import neighbour
 from twintape.io.ports import Store
 
 __all__ = ["WAIT_US", "due_dates"]

@@ -27,8 +27,8 @@ from twintape.core.manifest import (
 )
 from twintape.core.markets import Market
 from twintape.core.wire import is_depth
+from twintape.io.batch import neighbour
 from twintape.io.catalog import Head, list_heads, read_segments
-from twintape.io.merge import neighbour
 from twintape.io.ports import Store
 
 __all__ = ["DELETIONS_MAX", "STOP_KEY", "PrunePlan", "PruneRun", "execute_prune", "plan_prune"]

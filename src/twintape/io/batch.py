@@ -1,0 +1,195 @@
+"""One market and date before its merge: what is recorded, which days are due and why, and which blocks a day is made from.
+
+Pure decisions over indexes and head proofs; reading and writing is `io.merge`'s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from twintape.columns.lines import DAY_US, midnight_us
+from twintape.core import segment
+from twintape.core.manifest import Missing, Proof, Reference, Status
+from twintape.core.markets import Market
+from twintape.core.wire import SNAPSHOT, is_depth
+from twintape.io.catalog import Head, RawView
+
+__all__ = [
+    "Batch",
+    "blocks_of",
+    "collectors_of",
+    "neighbour",
+    "pins",
+    "snapshot_blocks",
+    "streams",
+    "unreadable_reasons",
+    "unspliced_reasons",
+    "why_due",
+]
+
+BOUNDARY_MARGIN_US = 10_000_000
+"""Blocks of the neighbouring dates within this distance of a collector's nearest one are read too: lines stamp `E` differently, and it may step back."""
+
+KeyedBlock = tuple[str, segment.Block]
+"""A block and the key of the segment that holds it."""
+
+
+def neighbour(date: str, days: int) -> str:
+    """Return the date some days later.
+
+    >>> neighbour("2024-02-28", 1)
+    '2024-02-29'
+    """
+    return (datetime.fromisoformat(date) + timedelta(days=days)).date().isoformat()
+
+
+@dataclass(slots=True)
+class Batch:
+    """One market and date under way.
+
+    Attributes:
+        market: Which market.
+        date: The UTC date.
+        view: The raw segments of the date and its neighbours that are at hand; damaged ones are taken out as they are found.
+        missing: Holes in the collectors' serial chains.
+        heads: Head proofs of the date and its neighbours, by `(symbol, stream, date)`.
+        sha256: Key → digest of the objects that were fetched and found sound.
+        plan: The plan, once it is published.
+    """
+
+    market: Market
+    date: str
+    view: RawView
+    missing: list[Missing]
+    heads: dict[tuple[str, str, str], Head]
+    sha256: dict[str, str] = field(default_factory=dict)
+    plan: Reference | None = None
+    _blocks: dict[tuple[str, str], list[KeyedBlock]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for key, raw in self.view.segments.items():
+            for index in raw.index.streams:
+                self._blocks.setdefault((index.symbol, index.stream), []).extend((key, block) for block in index.blocks)
+
+    def recorded(self, symbol: str, stream: str) -> list[KeyedBlock]:
+        """Return every block of a stream whose segment is at hand, by key and in order."""
+        return [(key, block) for key, block in self._blocks.get((symbol, stream), ()) if key in self.view.segments]
+
+    def recorded_streams(self) -> set[tuple[str, str]]:
+        """Return the streams with frames filed under the date."""
+        return {day for day in self._blocks if any(block.date == self.date for _, block in self.recorded(*day))}
+
+
+def streams(batch: Batch, wanted: set[str], *, cascade: bool) -> list[tuple[str, str]]:
+    """Return the streams that have a day on this date: with frames, with a proof, or silent between days that have one."""
+    found = {(symbol, stream) for symbol, stream, date in batch.heads if date == batch.date}
+    if not cascade:
+        found |= batch.recorded_streams()
+        alive = {raw.key.collector for raw in batch.view.segments.values() if raw.key.date == batch.date}
+        for (symbol, stream, date), head in batch.heads.items():
+            if date == neighbour(batch.date, -1) and is_depth(stream) and alive & {line.collector for line in head.proof.lines}:
+                found.add((symbol, stream))
+    return sorted(day for day in found if not wanted or day[0] in wanted)
+
+
+def pins(batch: Batch, symbol: str, stream: str) -> tuple[Head | None, Head | None]:
+    """Return the neighbours' heads, the day before and the day behind."""
+    return (
+        batch.heads.get((symbol, stream, neighbour(batch.date, -1))),
+        batch.heads.get((symbol, stream, neighbour(batch.date, 1))),
+    )
+
+
+def why_due(batch: Batch, symbol: str, stream: str) -> str | None:
+    """Return why a day must be merged (again), or None."""
+    head = batch.heads.get((symbol, stream, batch.date))
+    if head is None:
+        return "it has no proof"
+    lineage = {source.key for source in head.proof.inputs}
+    if any(key not in lineage for key, _ in blocks_of(batch, symbol, stream)):
+        return "there is new raw data"
+    if not is_depth(stream):
+        open_ends = [*unreadable_reasons(batch), *unspliced_reasons(batch, collectors_of(head.proof), head.proof)]
+        return "it is settled now" if head.proof.status is Status.PARTIAL and not open_ends else None
+    before, _ = pins(batch, symbol, stream)
+    if before is not None:
+        if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:
+            return "the day before ends elsewhere"
+        opening, closing = head.proof.opening_book, before.proof.closing_book
+        if (opening.sha256 if opening else None) != (closing.sha256 if closing else None):
+            return "the closing book of the day before is another one"
+    return None
+
+
+def blocks_of(batch: Batch, symbol: str, stream: str) -> list[KeyedBlock]:
+    """Return the blocks that may hold frames of the day.
+
+    The date's own, and for depth streams of the dates around each collector's nearest, and whatever lies on this day's side of a neighbour's pin.
+    """
+    own: list[KeyedBlock] = []
+    around: dict[tuple[str, str], list[KeyedBlock]] = {}
+    for key, block in batch.recorded(symbol, stream):
+        if block.date == batch.date:
+            own.append((key, block))
+        elif is_depth(stream) and block.event_time_us_min is not None:
+            around.setdefault((batch.view.segments[key].key.collector, block.date), []).append((key, block))
+    midnight = midnight_us(batch.date)
+    before, behind = pins(batch, symbol, stream)
+    start = None if before is None else before.proof.end.update_id
+    end = None if behind is None else behind.proof.start.update_id
+    for (_, date), blocks in sorted(around.items()):
+        times = [(key, block, block.event_time_us_min or 0, block.event_time_us_max or 0) for key, block in blocks]
+        if date < batch.date:
+            edge = min(midnight, max(last for *_, last in times)) - BOUNDARY_MARGIN_US
+            own += [(key, block) for key, block, _, last in times if last >= edge or _is_less(start, block.last_final_update_id)]
+        else:
+            edge = max(midnight + DAY_US, min(first for _, _, first, _ in times)) + BOUNDARY_MARGIN_US
+            own += [(key, block) for key, block, first, _ in times if first <= edge or _is_less(block.first_prev_update_id, end)]
+    return own
+
+
+def _is_less(one: int | None, other: int | None) -> bool:
+    return one is not None and other is not None and one < other
+
+
+def snapshot_blocks(batch: Batch, symbol: str, stream: str) -> list[KeyedBlock]:
+    """Return the blocks of REST snapshots that a depth day may meet: the date's own, and those beside its frames.
+
+    Which other streams are due must make no difference. Ids, not dates, say which of them the day's chain meets.
+    """
+    if not is_depth(stream):
+        return []
+    beside = {key for key, _ in blocks_of(batch, symbol, stream)}
+    return [(key, block) for key, block in batch.recorded(symbol, SNAPSHOT) if key in beside or block.date == batch.date]
+
+
+def collectors_of(proof: Proof) -> set[str]:
+    """Return the collectors a proof has lines of."""
+    return {line.collector for line in proof.lines}
+
+
+def unreadable_reasons(batch: Batch) -> list[str]:
+    """Return whether damaged objects keep a day from being complete."""
+    count = len(batch.view.unreadable)
+    return [f"{count} raw objects could not be read"] if count else []
+
+
+def unspliced_reasons(batch: Batch, collectors: set[str], parent: Proof | None) -> list[str]:
+    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must.
+
+    Who has frames of a later date, here or in a proof, has closed this one for good, whether or not the segments that showed it are still there.
+    """
+    behind = neighbour(batch.date, 1)
+    closed = {raw.key.collector for raw in batch.view.segments.values() if raw.index.date >= behind}
+    for (_, stream, date), head in batch.heads.items():
+        if date == behind and not is_depth(stream):
+            closed |= {line.collector for line in head.proof.lines if line.frames > line.owed}
+    if parent is not None:
+        closed |= {name for name in collectors_of(parent) if _not_closed(name) not in parent.reasons}
+    reasons = [_not_closed(name) for name in sorted(collectors - closed)]
+    return reasons + [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+
+
+def _not_closed(collector: str) -> str:
+    return f"{collector} has not closed the date"
