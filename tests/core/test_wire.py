@@ -716,6 +716,11 @@ OPEN = {
             {"from_ns": 1, "to_ns": None, "streams": ["a@depth"], "reason": "silence"},
         ),
         (
+            wire.subscribe_line(streams=["a@depth", "币usdt@trade"]),
+            "subscribe",
+            {"streams": ["a@depth", "币usdt@trade"]},
+        ),
+        (
             wire.suspect_line(from_ns=1, to_ns=2, streams=None, reason="stall"),
             "suspect",
             {"from_ns": 1, "to_ns": 2, "streams": None, "reason": "stall"},

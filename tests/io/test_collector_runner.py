@@ -138,7 +138,7 @@ class Rig:
     """A running collector and everything it touches."""
 
     def __init__(self, directory, toml=""):
-        text = f'collector = "tokyo"\n{toml}\nmarkets = [{{market = "spot", symbols = ["BTCUSDT"]}}]\n'
+        text = f'collector = "tokyo"\nsymbols_minutes = 0\n{toml}\nmarkets = [{{market = "spot", symbols = ["BTCUSDT"]}}]\n'
         self.settings = parse_record_settings(text)
         self.clock = VirtualClock()
         self.dialer = ScriptedDialer(self.clock)

@@ -21,7 +21,10 @@ LIVE_REFRESH_S = 0.5
 
 
 def record(
-    symbols: Annotated[list[str] | None, typer.Argument(help="Symbols, such as BTCUSDT.", show_default=False)] = None,
+    symbols: Annotated[
+        list[str] | None,
+        typer.Argument(help="Symbols, patterns ('*USDT'), or futures contract types (PERPETUAL).", show_default=False),
+    ] = None,
     market: Annotated[str, typer.Option(help="spot, usdm or coinm: the market of all symbols named here.")] = "spot",
     collector: Annotated[str | None, typer.Option(help="This collector's name; default: made from the host name.")] = None,
     store: Annotated[str | None, typer.Option(help="Where sealed segments go, such as s3://bucket/prefix.")] = None,

@@ -519,11 +519,7 @@ def open_line(
 
 
 def subscribe_line(*, streams: Sequence[str]) -> bytes:
-    """Return the line that says which streams the connection is asked for from here on.
-
-    >>> subscribe_line(streams=["btcusdt@trade"])
-    b'{"stream":"!twintape@subscribe","streams":["btcusdt@trade"]}'
-    """
+    """Return the line that says which streams the connection is asked for from here on."""
     return _json({"stream": "!twintape@subscribe", "streams": list(streams)})
 
 

@@ -155,11 +155,11 @@ class SimulatedExchange(Admin):
         )
         self._schedule = _schedule(config.faults, self._total or 0)
         self._statuses = sorted(config.statuses, key=lambda change: change.position)
-        self._list_symbols()
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._started_wall_ns: int | None = None
         self._messages_count = 0
+        self._list_symbols()
         self._offset_ns = 0
         self._source_start_ns: dict[Market, int] = {}
         self._pump: asyncio.Task[None] | None = None
