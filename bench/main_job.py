@@ -12,6 +12,7 @@ Prints JSON; ratios are taken within this one run.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import io
 import json
@@ -87,6 +88,7 @@ def record(root: Path, tape: Path, market: str, symbol: str, streams: list[str])
             break
         time.sleep(0.02)
     wall = time.monotonic() - (began or time.monotonic())
+    peak_mib = _peak_mib(collector.pid)
     collector.terminate()
     _, code, usage = os.wait4(collector.pid, 0)
     collector.returncode = code
@@ -105,8 +107,25 @@ def record(root: Path, tape: Path, market: str, symbol: str, streams: list[str])
         "cpu_s": round(cpu, 2),
         "cpu_us_per_frame": round((cpu - start_up) / recorded * 1e6, 2),
         "core_percent_at_20000_frames_per_s": round((cpu - start_up) / recorded * 20_000 * 100, 1),
-        "peak_rss_mib": usage.ru_maxrss // 1024,
+        "peak_rss_mib": peak_mib,
     }
+
+
+def _peak_mib(pid: int) -> int:
+    """Return the most memory a running process has used. (`ru_maxrss` of a child would count its copy of us before exec.)"""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) // 1024
+
+
+def _run_watched(arguments: list[str]) -> int:
+    """Run a command to its end and return its peak memory in MiB."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    peak = 0
+    while process.poll() is None:
+        with contextlib.suppress(FileNotFoundError, StopIteration):
+            peak = max(peak, _peak_mib(process.pid))
+        time.sleep(0.05)
+    return peak
 
 
 def _start_up_cpu_s(root: Path) -> float:
@@ -143,10 +162,7 @@ def merge(root: Path, tape: list[bytes], market: str, symbol: str) -> dict[str, 
     dates = sorted({path.parent.parent.name for path in (store / "raw").rglob("*.zst")})
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    for date in dates:
-        subprocess.run(
-            command("merge", "--date", date, "--market", market, "--store", store), check=False, stdout=subprocess.DEVNULL
-        )
+    peak_mib = max(_run_watched(command("merge", "--date", date, "--market", market, "--store", store)) for date in dates)
     wall = time.monotonic() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime
@@ -178,7 +194,7 @@ def merge(root: Path, tape: list[bytes], market: str, symbol: str) -> dict[str, 
         "depth_bytes_per_level": round(sum(path.stat().st_size for path in files) / levels, 3),
         "all_outputs_bytes_per_level": round(sum(output.size for proof in proofs for output in proof.outputs) / levels, 3),
         "raw_bytes_per_level_and_line": round(raw_bytes / 3 / levels, 3),
-        "peak_rss_mib": after.ru_maxrss // 1024,
+        "peak_rss_mib": peak_mib,
     }
 
 
