@@ -178,6 +178,62 @@ def test_the_hour_begins_with_what_the_open_line_says():
     assert watch.would_raise_hour(depth(hour_us // 1000 + HOUR_MS))
 
 
+DAY_MS = 24 * HOUR_MS
+NOW_MS = 1_700_000_000_000
+
+
+def watching(*times_ms, receive_ms=NOW_MS, watch=None):
+    """Return the watch after frames of these event times, and for which of them it wanted a new segment."""
+    watch = watch or HourWatch()
+    return watch, [watch.would_raise_hour(depth(time_ms), receive_ms * 1_000_000) for time_ms in times_ms]
+
+
+def test_one_absurd_event_time_raises_no_hour_and_is_not_remembered():
+    watch, raised = watching(NOW_MS, NOW_MS + 500 * DAY_MS, NOW_MS + 1)
+    assert raised == [False, False, False]
+    assert watch.event_time_us == (NOW_MS + 1) * 1000
+
+
+def test_a_time_that_our_own_clock_has_reached_is_believed_however_far_it_is():
+    _, raised = watching(NOW_MS - 500 * DAY_MS, NOW_MS)
+    assert raised == [False, True]
+
+
+def test_the_past_is_played_as_it_was():
+    past = NOW_MS - 700 * DAY_MS
+    watch, raised = watching(past, past + 1, past + HOUR_MS)
+    assert raised == [False, False, True]
+    assert watch.event_time_us == (past + 1) * 1000
+
+
+def test_an_exchange_may_live_in_the_future_or_our_clock_in_the_past():
+    future = NOW_MS + 700 * DAY_MS
+    watch, raised = watching(future, future + 1, NOW_MS - 5, future + 2, future + HOUR_MS, future + 2 * DAY_MS)
+    assert raised == [False, False, False, False, True, False]
+    assert watch.event_time_us == (future + 2) * 1000
+
+
+def test_two_frames_in_a_row_outweigh_an_absurd_first_one():
+    watch, _ = watching(NOW_MS + 500 * DAY_MS, NOW_MS)
+    assert watch.event_time_us == (NOW_MS + 500 * DAY_MS) * 1000
+    watching(NOW_MS + 500 * DAY_MS - 1, NOW_MS, watch=watch)
+    assert watch.event_time_us == (NOW_MS + 500 * DAY_MS) * 1000, "the one that agrees starts the count again"
+    watching(NOW_MS + 1, watch=watch)
+    assert watch.event_time_us == (NOW_MS + 1) * 1000
+
+
+def test_old_frames_do_not_outweigh_a_time_that_is_not_ahead():
+    watch, _ = watching(NOW_MS, NOW_MS - 3 * DAY_MS, NOW_MS - 3 * DAY_MS, NOW_MS - 3 * DAY_MS)
+    assert watch.event_time_us == NOW_MS * 1000
+
+
+def test_without_a_receive_time_every_event_time_is_believed():
+    watch = HourWatch()
+    assert not watch.would_raise_hour(depth(NOW_MS))
+    assert watch.would_raise_hour(depth(NOW_MS + 500 * DAY_MS))
+    assert not watch.would_raise_hour(depth(NOW_MS - 500 * DAY_MS))
+
+
 def test_a_symbol_with_two_depth_streams_has_none_for_raw_frames():
     assert active.depth_streams_of(["a@depth@100ms", "b@depth", "b@depth@100ms", "a@trade", "!ticker@arr"]) == {
         "A": "a@depth@100ms"

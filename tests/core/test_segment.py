@@ -219,6 +219,32 @@ def test_exchange_times_follow_the_order_of_the_format():
     assert segment.exchange_times_us([None, None], [9000, 9999], None) == [9, 9]
 
 
+DAY_US = 86_400_000_000
+
+
+def test_an_absurd_event_time_counts_as_none():
+    far = T0 // 1000 + 500 * DAY_US
+    now = T0 // 1000
+    assert segment.believed_times_us([now, far, None, now + 1], [T0] * 4, None) == [now, None, None, now + 1]
+    assert segment.believed_times_us([far, now], [T0] * 2, now) == [None, now]
+    assert segment.believed_times_us([None, far, None, now, far], [T0] * 5, None) == [None, None, None, now, None]
+    assert segment.believed_times_us([far], [T0], None) == [far]
+    assert segment.believed_times_us([far, far + 1, now, far + 2], [T0] * 4, None) == [far, far + 1, now, far + 2]
+    assert segment.believed_times_us([now - 900 * DAY_US, now], [T0] * 2, None) == [now - 900 * DAY_US, now]
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_one_absurd_event_time_files_neither_its_segment_nor_its_line(position):
+    t0 = MIDNIGHT_MS * 1_000_000
+    lines = [(t0 + number, depth(MIDNIGHT_MS + number, number + 1, number + 1)) for number in range(3)]
+    lines[position] = (t0 + position, depth(MIDNIGHT_MS + 500 * 86_400_000, position + 1, position + 1))
+    index = verify_segment(sealing(lines).data)
+    (block,) = index.streams[0].blocks
+    assert index.date == block.date == "2024-10-04"
+    assert block.count == 3
+    assert index.event_time_us_max == block.event_time_us_max < (MIDNIGHT_MS + 3) * 1000
+
+
 def test_ids_and_breaks_of_a_block_are_those_of_its_events():
     spot = [(T0, depth(MIDNIGHT_MS, 11, 20)), (T0 + 1, depth(MIDNIGHT_MS, 21, 22)), (T0 + 2, depth(MIDNIGHT_MS, 25, 30))]
     block = sealing(spot).index.streams[0].blocks[0]

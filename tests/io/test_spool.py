@@ -351,6 +351,39 @@ def test_the_greatest_exchange_time_is_shared_by_the_connections_of_a_market():
     )
 
 
+ABSURD_MS = 500 * 86_400_000
+
+
+@pytest.mark.parametrize("position", [0, 1, 5])
+def test_one_absurd_event_time_misfiles_nothing_that_comes_after_it(position):
+    disk = MemoryDisk()
+    spool = started(disk)
+    spool.open(2, url="u", streams=["btcusdt@depth@100ms"], now_ns=at(0), event_time_us=None)
+    lines = [line(number) for number in range(8)]
+    lines[position] = (lines[position][0], line(position + ABSURD_MS)[1])
+    for one in lines:
+        spool.write(1, [one])
+        spool.write(2, [(one[0] + 1, line(7)[1])])
+    spool.cut(1, reason="test", now_ns=at(10))
+    spool.write(1, [line(20), line(21)])
+    spool.close_all(reason="stop", now_ns=at(2000))
+    indexes = [segment.verify_segment(disk.read(sealed.path)) for sealed in spool.pending()]
+    assert len(indexes) == 3, "no segment more than without it"
+    assert len({(index.date, index.hour) for index in indexes}) == 1
+    assert {block.date for index in indexes for stream in index.streams for block in stream.blocks} == {indexes[0].date}
+
+
+def test_a_late_frame_at_the_beginning_of_a_segment_does_not_bring_an_exchange_of_the_future_back():
+    disk = MemoryDisk()
+    spool = started(disk)
+    spool.write(1, [(at(0), line(ABSURD_MS)[1]), (at(1), line(ABSURD_MS + 1)[1])])
+    spool.cut(1, reason="test", now_ns=at(2))
+    spool.write(1, [(at(3), line(3)[1]), (at(4), line(ABSURD_MS + 4)[1])])
+    spool.close_all(reason="stop", now_ns=at(5))
+    first, second = (segment.verify_segment(disk.read(sealed.path)) for sealed in spool.pending())
+    assert (first.date, first.hour) == (second.date, second.hour)
+
+
 def test_a_segment_ends_at_its_size_and_the_next_has_the_rest():
     disk = MemoryDisk()
     spool = started(disk, limits=SpoolLimits(segment_size=1000))

@@ -15,6 +15,7 @@ from twintape.core import wire
 from twintape.core.errors import CorruptionError
 
 __all__ = [
+    "DAY_US",
     "TIME_NS_MAX",
     "HourWatch",
     "Line",
@@ -22,6 +23,8 @@ __all__ = [
     "depth_streams_of",
     "format_line",
     "format_sync",
+    "is_absurd",
+    "is_doubtful",
     "parse_line",
     "parse_text",
     "recover_active",
@@ -32,6 +35,7 @@ Line = tuple[int, bytes]
 
 TIME_NS_MAX = 2**63 - 1
 
+DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _SYNC_PREFIX = b'{"stream":"!twintape@sync",'
 
@@ -154,6 +158,24 @@ def depth_streams_of(streams: Iterable[str]) -> dict[str, str]:
     return {symbol: min(names) for symbol, names in found.items() if len(names) == 1}
 
 
+def is_doubtful(event_time_us: int, receive_time_ns: int, known_us: int | None) -> bool:
+    """Return whether an event time must not file anything: over a day ahead of its receive time *and* of all event times before.
+
+    So recordings of the past may be played today, and a whole exchange may live in the future or our clock in the past, but one frame
+    with an absurd time does not draw what follows with it.
+
+    >>> day_us = 86_400_000_000
+    >>> is_doubtful(9 * day_us, 0, None), is_doubtful(9 * day_us, 0, 7 * day_us), is_doubtful(9 * day_us, 8 * day_us * 1000, 7 * day_us)
+    (False, True, False)
+    """
+    return known_us is not None and event_time_us > known_us + DAY_US and event_time_us > receive_time_ns // 1000 + DAY_US
+
+
+def is_absurd(known_us: int, event_time_us: int, receive_time_ns: int) -> bool:
+    """Return whether the greatest event time so far is itself over a day ahead, of the receive time and of a later line's event time."""
+    return known_us > event_time_us + DAY_US and known_us > receive_time_ns // 1000 + DAY_US
+
+
 class HourWatch:
     """Tells when a segment must end because the next frame's event time lies in a later hour than all before.
 
@@ -161,26 +183,44 @@ class HourWatch:
         event_time_us: The `event_time_us` of the segment's open line.
 
     Attributes:
-        event_time_us: Greatest event time so far, or None.
+        event_time_us: Greatest event time so far that is not doubtful, or None.
     """
 
-    __slots__ = ("_hour_end_us", "event_time_us")
+    __slots__ = ("_contradicted", "_hour_end_us", "event_time_us")
 
     def __init__(self, event_time_us: int | None = None) -> None:
-        self.event_time_us = event_time_us
-        self._hour_end_us = _hour_end_us(event_time_us)
+        self._contradicted = False
+        self._restart(event_time_us)
 
-    def would_raise_hour(self, frame: bytes) -> bool:
-        """Return whether `frame` must open a new segment (and leave everything as it is); else take its event time in."""
+    def _restart(self, event_time_us: int | None) -> None:
+        self.event_time_us = event_time_us
+        self._hour_end_us = None if event_time_us is None else (event_time_us // _HOUR_US + 1) * _HOUR_US
+
+    def would_raise_hour(self, frame: bytes, receive_time_ns: int | None = None) -> bool:
+        """Return whether `frame` must open a new segment (and leave everything as it is); else take its event time in.
+
+        Without `receive_time_ns` no time is doubtful.
+        """
         event_time_us = wire.event_time_us(frame)
-        if event_time_us is None or (self.event_time_us is not None and event_time_us <= self.event_time_us):
+        if event_time_us is None:
+            return False
+        known_us = self.event_time_us
+        if known_us is not None and event_time_us <= known_us:
+            if known_us - event_time_us > DAY_US and receive_time_ns is not None:
+                self._contradict(known_us, event_time_us, receive_time_ns)
+            else:
+                self._contradicted = False
             return False
         if self._hour_end_us is not None and event_time_us >= self._hour_end_us:
-            return True
-        self.event_time_us = event_time_us
-        self._hour_end_us = _hour_end_us(event_time_us)
+            return receive_time_ns is None or not is_doubtful(event_time_us, receive_time_ns, known_us)
+        self._contradicted = False
+        self._restart(event_time_us)
         return False
 
-
-def _hour_end_us(time_us: int | None) -> int | None:
-    return None if time_us is None else (time_us // _HOUR_US + 1) * _HOUR_US
+    def _contradict(self, known_us: int, event_time_us: int, receive_time_ns: int) -> None:
+        """Two frames in a row that are where our own clock is outweigh one that was far ahead of it: the first of all may be absurd."""
+        if not is_absurd(known_us, event_time_us, receive_time_ns):
+            return
+        if self._contradicted:
+            self._restart(event_time_us)
+        self._contradicted = not self._contradicted

@@ -22,6 +22,7 @@ __all__ = [
     "PLAN_FORMAT",
     "PROOF_FORMAT",
     "Candidate",
+    "ClockStatistics",
     "Deletion",
     "Edge",
     "GapRecord",
@@ -229,11 +230,25 @@ class Verification(_Document, frozen=True, kw_only=True):
     conflicts: int = 0
 
 
+class ClockStatistics(_Document, frozen=True, kw_only=True):
+    """What one collector's clock lines say: offsets are true time minus its clock, as far as its system knew.
+
+    `unsynchronised` counts the samples in which nobody knew; without any other the bounds are None.
+    """
+
+    samples: int
+    offset_ns_min: int | None
+    offset_ns_max: int | None
+    error_ns_max: int | None
+    unsynchronised: int
+
+
 class LineStatistics(_Document, frozen=True, kw_only=True):
     """What one collector contributed.
 
     `only_here` counts chosen events no other collector heard in this form; `missed` counts chosen events with ids the collector did not hear in any form;
-    `gaps` counts the holes in the collector's own ids between its first and its last event of the day.
+    `gaps` counts the holes in the collector's own ids between its first and its last event of the day; `clock` says how far its receive times
+    can be trusted, None if it recorded nothing about that.
     """
 
     collector: str
@@ -247,6 +262,7 @@ class LineStatistics(_Document, frozen=True, kw_only=True):
     first_receive_time_ns: int | None
     last_receive_time_ns: int | None
     gaps: int
+    clock: ClockStatistics | None = None
 
 
 class Input(_Document, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from twintape.core import wire
 from twintape.core.active import (
@@ -28,6 +28,8 @@ from twintape.core.active import (
     depth_streams_of,
     format_line,
     format_sync,
+    is_absurd,
+    is_doubtful,
     parse_line,
     parse_text,
     recover_active,
@@ -70,6 +72,7 @@ __all__ = [
     "Recovered",
     "Sealed",
     "StreamIndex",
+    "believed_times_us",
     "check_digests",
     "depth_streams_of",
     "exchange_times_us",
@@ -118,21 +121,49 @@ class Sealed:
     index: Index
 
 
-def exchange_times_us(
+def believed_times_us(
     event_times_us: Sequence[int | None], receive_times_ns: Sequence[int], open_event_time_us: int | None
+) -> list[int | None]:
+    """Return the event times of a segment's lines with None for the doubtful ones, in µs; see `core.active.is_doubtful`.
+
+    >>> day_us = 86_400_000_000
+    >>> believed_times_us([5, 9 * day_us, 6], [0, 0, 0], None), believed_times_us([9 * day_us, 5, 6], [0, 0, 0], None)
+    ([5, None, 6], [None, 5, 6])
+    """
+    known_us = open_event_time_us
+    believed: list[int | None] = []
+    for time, receive_time_ns in zip(event_times_us, receive_times_ns, strict=True):
+        if time is None or is_doubtful(time, receive_time_ns, known_us):
+            believed.append(None)
+            continue
+        if known_us is None:
+            # Nothing vouches for the first of all but the one behind it.
+            behind = next(islice((other for other in event_times_us[len(believed) :] if other is not None), 1, 2), time)
+            if is_absurd(time, behind, receive_time_ns):
+                believed.append(None)
+                continue
+        believed.append(time)
+        known_us = time if known_us is None or time > known_us else known_us
+    return believed
+
+
+def exchange_times_us(
+    believed_us: Sequence[int | None], receive_times_ns: Sequence[int], open_event_time_us: int | None
 ) -> list[int]:
     """Return the exchange time of every line of a segment, in µs: the clock its date is taken from.
+
+    `believed_us` are the event times that are not doubtful.
 
     >>> exchange_times_us([None, 5, None, 4], [1000, 2000, 3000, 4000], None), exchange_times_us([None], [9000], None)
     ([5, 5, 5, 4], [9])
     """
-    first = next((time for time in event_times_us if time is not None), None)
+    first = next((time for time in believed_us if time is not None), None)
     known = open_event_time_us if open_event_time_us is not None else first
     if known is None:
         return [time // 1000 for time in receive_times_ns]
     greatest: int | None = None
     times = []
-    for time in event_times_us:
+    for time in believed_us:
         if time is None:
             times.append(known if greatest is None else greatest)
         else:
@@ -304,7 +335,8 @@ def seal(
     receive_times = [time for time, _ in lines]
     texts = [b"%d %b\n" % line for line in lines]
     sizes = list(map(len, texts))
-    exchange_times = exchange_times_us(scan.event_times, receive_times, open_event_time_us)
+    believed = believed_times_us(scan.event_times, receive_times, open_event_time_us)
+    exchange_times = exchange_times_us(believed, receive_times, open_event_time_us)
     days = [time // _DAY_US for time in exchange_times]
     members: list[list[int]] = [[] for _ in scan.names]
     for number, position in enumerate(scan.positions):
@@ -324,7 +356,7 @@ def seal(
                     offset=offset,
                     day=days[chunk[0]],
                     receive_times_ns=[receive_times[number] for number in chunk],
-                    event_times=[scan.event_times[number] for number in chunk],
+                    event_times=[believed[number] for number in chunk],
                     ids=[scan.ids[number] for number in chunk],
                 )
             )
@@ -332,7 +364,7 @@ def seal(
             offset += len(compressed)
         stream_indexes.append(StreamIndex(name, *wire.split_stream(name), len(own), tuple(blocks)))
     greatest_us = max(exchange_times, default=0)
-    least_event, greatest_event = extent(scan.event_times)
+    least_event, greatest_event = extent(believed)
     index = Index(
         format=FORMAT,
         collector=collector,
@@ -482,8 +514,8 @@ def verify_segment(data: bytes) -> Index:
     index = _whole_index(data)
     lines = list(_in_order(data, index))
     receive_times = [time for _, time, _ in lines]
-    event_times = [wire.event_time_us(frame) for _, _, frame in lines]
     open_event_time_us, _ = _open_fields([(time, frame) for _, time, frame in lines[:1]])
+    event_times = believed_times_us([wire.event_time_us(frame) for _, _, frame in lines], receive_times, open_event_time_us)
     exchange_times = exchange_times_us(event_times, receive_times, open_event_time_us)
     members: list[list[int]] = [[] for _ in index.streams]
     for number, (position, _, _) in enumerate(lines):

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.core import segment
-from twintape.core.manifest import Missing, Proof, Reference, Status
+from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference, Status
 from twintape.core.markets import Market
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawView
@@ -56,6 +56,7 @@ class Batch:
         heads: Head proofs of the date and its neighbours, by `(symbol, stream, date)`.
         sha256: Key → digest of the objects that were fetched and found sound.
         plan: The plan, once it is published.
+        clocks: Key → what the segment's clock lines of the date say; kept because many days share a segment.
     """
 
     market: Market
@@ -65,6 +66,7 @@ class Batch:
     heads: dict[tuple[str, str, str], Head]
     sha256: dict[str, str] = field(default_factory=dict)
     plan: Reference | None = None
+    clocks: dict[str, ClockStatistics | None] = field(default_factory=dict)
     _blocks: dict[tuple[str, str], list[KeyedBlock]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

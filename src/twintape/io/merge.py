@@ -8,13 +8,14 @@ interrupted and repeated: what is not named by a proof does not exist.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from twintape.core.manifest import (
     BookDigest,
+    ClockStatistics,
     Edge,
     Input,
     Output,
@@ -45,6 +46,7 @@ from twintape.io.batch import (
     why_due,
 )
 from twintape.io.catalog import Head, RawSegment, known_numbers, list_heads, missing_numbers, read_segments
+from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
 
@@ -435,7 +437,7 @@ def _proof(
         book_unknown=result.book_unknown,
         checkpoints=result.checkpoints,
         verification=verification,
-        lines=result.lines,
+        lines=with_clocks(result.lines, _clocks(run, batch, head if carried else None, sources)),
         fates=result.fates,
         inputs=sorted(inputs, key=lambda source: source.key),
         unreadable=batch.view.unreadable,
@@ -443,6 +445,23 @@ def _proof(
         created_ns=run.clock.wall_ns(),
         version=f"twintape {run.version}",
     )
+
+
+def _clocks(
+    run: MergeRun, batch: Batch, parent: Head | None, sources: Sequence[RawSegment]
+) -> Iterator[tuple[str, ClockStatistics | None]]:
+    """Yield collector and what its clock lines say, for each segment; for those that are gone the parent's proof remembers."""
+    settled = set()
+    if parent is not None:
+        settled = {source.key for source in parent.proof.inputs}
+        yield from ((line.collector, line.clock) for line in parent.proof.lines)
+    for raw in sources:
+        key = raw.info.key
+        if key in settled:
+            continue
+        if key not in batch.clocks:
+            batch.clocks[key] = clock_of(run.scratch, _scratch_path(key), raw.index, batch.date)
+        yield raw.key.collector, batch.clocks[key]
 
 
 def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:

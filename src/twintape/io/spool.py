@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from twintape.core import wire
+from twintape.core.active import is_absurd, is_doubtful
 from twintape.core.errors import RefusedError
 from twintape.core.markets import Market
 from twintape.core.names import check_collector
@@ -190,7 +191,7 @@ class Spool:
         """Begin a connection's first segment; `event_time_us` is the greatest exchange time known of this market."""
         if connection in self._connections:
             raise ValueError(f"connection {connection} is open")
-        self._see(event_time_us)
+        self._see(event_time_us, now_ns)
         state = self._connections[connection] = _Connection(connection, url, tuple(streams))
         try:
             self._begin(state, now_ns)
@@ -271,8 +272,11 @@ class Spool:
 
     # --- segments --------------------------------------------------------------------------------------------------------------
 
-    def _see(self, event_time_us: int | None) -> None:
-        if event_time_us is not None and (self._event_time_us is None or event_time_us > self._event_time_us):
+    def _see(self, event_time_us: int | None, receive_time_ns: int) -> None:
+        if event_time_us is None or is_doubtful(event_time_us, receive_time_ns, self._event_time_us):
+            return
+        known_us = self._event_time_us
+        if known_us is None or event_time_us > known_us or is_absurd(known_us, event_time_us, receive_time_ns):
             self._event_time_us = event_time_us
 
     def _hold(self, state: _Connection, lines: Sequence[Line], *, at_any_rate: bool = False) -> None:
@@ -331,10 +335,10 @@ class Spool:
     def _fitting(self, active: _Active, lines: Sequence[Line]) -> int:
         """Return how many of the lines belong to this segment; at least one if the segment is new."""
         size = active.size
-        for position, (_, frame) in enumerate(lines):
+        for position, (receive_time_ns, frame) in enumerate(lines):
             if size >= self._limits.segment_size and (position or active.line_count):
                 return position
-            if active.watch.would_raise_hour(frame):
+            if active.watch.would_raise_hour(frame, receive_time_ns):
                 return position
             size += len(frame) + LINE_OVERHEAD
         return len(lines)
@@ -343,7 +347,9 @@ class Spool:
         """Start the next segment with its open line; without `now_ns` for the lines held."""
         if now_ns is None:
             first_ns, frame = state.held[0]
-            self._see(wire.event_time_us(frame))
+            time_us = wire.event_time_us(frame)
+            if time_us is not None and (self._event_time_us is None or time_us > self._event_time_us):
+                self._see(time_us, first_ns)  # what is late says nothing about the time it is
             now_ns = max(first_ns - 1, 0)
         state.sequence += 1
         path = active_path(self._market, self._run, state.number, state.sequence)
@@ -379,7 +385,7 @@ class Spool:
         active.unsynced.extend(lines)
         active.line_count += len(lines)
         active.last_ns = max(active.last_ns, lines[-1][0])
-        self._see(active.watch.event_time_us)
+        self._see(active.watch.event_time_us, active.last_ns)
 
     def _vouch(self, active: _Active, now_ns: int) -> None:
         self._put(active, format_sync(now_ns, size=active.size - active.vouched_size, crc32=active.crc32))
