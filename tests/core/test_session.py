@@ -4,26 +4,23 @@ import json
 
 import pytest
 
-from twintape.core.budget import SECOND_NS
-from twintape.core.markets import Market
-from twintape.core.session import (
-    TRANSITIONS,
+from twintape.core.actions import (
     AbortSocket,
     CloseSocket,
     CutSegment,
     Ended,
-    Event,
     FetchSnapshot,
     Notice,
     Ping,
     Pong,
     Replace,
     Send,
-    Session,
-    State,
-    StreamMemory,
-    connection_url,
 )
+from twintape.core.budget import SECOND_NS
+from twintape.core.markets import Market
+from twintape.core.memory import StreamMemory
+from twintape.core.session import TRANSITIONS, Event, Session, State
+from twintape.core.subscription import connection_url
 
 S = SECOND_NS
 WALL = 1_760_000_000 * S
@@ -49,6 +46,10 @@ class Rig:
     @property
     def wall(self):
         return self.now + self.wall_offset
+
+    @property
+    def stream(self):
+        return self.session.streams[NAME.encode()]
 
     def pass_time(self, seconds, step=0.25):
         """Tick through `seconds` and return all actions."""
@@ -263,16 +264,37 @@ def two_connections(first_end=20):
 
 @pytest.mark.parametrize("event", [(21, 25), (18, 25), (12, 20)])
 def test_a_new_connection_that_overlaps_the_one_before_needs_no_snapshot(event):
-    _, new = two_connections()
+    old, new = two_connections()
     assert new.frame(frame(*event)) == []
-    assert new.session.streams[NAME.encode()].joined
+    assert new.stream.overlaps(old.stream)
 
 
 def test_a_new_connection_that_does_not_overlap_asks_for_a_snapshot():
-    _, new = two_connections()
+    old, new = two_connections()
+    old.session.closed(None, "end of TCP")
     notice, fetch = new.frame(frame(31, 35))
     assert notice.details == {"stream": NAME, "after": 20, "next": 30, "across_connections": True}
     assert fetch == FetchSnapshot("BTCUSDT", "reconnect", 30)
+    assert not new.stream.overlaps(old.stream)
+    assert new.session.gaps == 0  # nothing is missing on its own line
+
+
+def test_ids_that_another_open_connection_may_yet_deliver_are_no_gap_before_it_had_a_second():
+    old, new = two_connections()
+    assert kinds(new.frame(frame(31, 35))) == [Notice]
+    assert [action.name for action in old.frame(frame(21, 30)) if isinstance(action, Notice)] == ["gap_filled"]
+    assert new.pass_time(3) == []
+    assert new.frame(frame(41, 45))[0].name == "gap_open"
+    assert old.frame(frame(31, 38)) == []
+    (notice, fetch) = new.pass_time(2)
+    assert (notice.name, notice.details["after"], notice.details["next"]) == ("gap", 38, 40)
+    assert fetch == FetchSnapshot("BTCUSDT", "gap", 40)
+
+
+def test_an_irregular_event_of_the_other_connection_fills_a_hole_too():
+    old, new = two_connections()
+    assert new.frame(frame(31, 35))[0].name == "gap_open"
+    assert [action.name for action in old.frame(frame(19, 30))] == ["gap_filled", "id_irregular"]
 
 
 def test_a_new_connection_far_below_opens_an_epoch_once():
@@ -344,23 +366,6 @@ def test_what_belongs_to_no_stream_is_recorded_and_noticed(payload):
 
 def many(count):
     return [f"symbol{number:05d}usdt@depth@100ms" for number in range(count)]
-
-
-def test_few_streams_stand_in_the_url_and_many_are_subscribed_by_message():
-    url, messages = connection_url(Market.SPOT, many(3))
-    assert messages == []
-    assert url.endswith("symbol00002usdt@depth@100ms")
-    url, messages = connection_url(Market.SPOT, many(500))
-    assert url == "wss://stream.binance.com:9443/stream"
-    assert all(len(message) < 4000 for message in messages)
-    assert [name for message in messages for name in json.loads(message)["params"]] == many(500)
-    assert [json.loads(message)["id"] for message in messages] == list(range(1, len(messages) + 1))
-
-
-def test_non_ascii_symbols_are_percent_encoded_in_the_url():
-    url, _ = connection_url(Market.SPOT, ["币安人生usdt@depth@100ms"])
-    assert url.isascii()
-    assert "%E5%B8%81" in url
 
 
 @pytest.mark.parametrize("market", list(Market))
@@ -446,38 +451,155 @@ def test_a_connection_without_any_data_asks_for_a_replacement_once():
     assert [action for action in actions if isinstance(action, Replace)] == [Replace("no first data")]
 
 
+def suspects(rig):
+    return [json.loads(line) for line in rig.lines() if b"!twintape@suspect" in line]
+
+
 def test_a_stalled_connection_is_noticed_within_five_seconds_written_down_and_replaced():
     rig = Rig(names=["btcusdt@trade"])
-    rig.talk(30)
+    rig.talk(120)
     last = rig.wall
     rig.session.take_lines()
     actions = rig.pass_time(5)
     assert Replace("silent") in actions
-    suspect = json.loads(rig.lines()[0])
-    assert suspect["stream"] == "!twintape@suspect"
+    (suspect,) = suspects(rig)
     assert (suspect["from_ns"], suspect["to_ns"], suspect["streams"], suspect["reason"]) == (last, None, None, "silent")
+    assert rig.session.suspects == {"silent": 1}
     assert [action.name for action in rig.talk(1) if isinstance(action, Notice)] == ["silence_over"]
-    over = [json.loads(line) for line in rig.lines() if b"!twintape@suspect" in line]
-    assert [line["from_ns"] for line in over] == [last]
-    assert over[0]["to_ns"] > last
+    (over,) = suspects(rig)
+    assert over["from_ns"] == last
+    assert over["to_ns"] > last
 
 
-def test_one_silent_stream_among_others_is_written_down_and_replaced_only_after_a_while():
-    rig = Rig(names=["btcusdt@trade", NAME])
-    number = itertools.count(1)
-    for _ in range(300):
-        ids = next(number)
+def talk_both(rig, seconds):
+    for ids in range(rig.ids, rig.ids + round(seconds * 10)):
         rig.frame(frame(ids, ids))
         rig.talk(0.1)
+        rig.ids += 1
+
+
+def test_one_silent_stream_among_others_is_written_down_and_the_connection_replaced():
+    rig = Rig(names=["btcusdt@trade", NAME])
+    rig.ids = 1
+    talk_both(rig, 120)
     actions = rig.talk(6)
     assert [action.details["streams"] for action in actions if isinstance(action, Notice)] == [[NAME]]
-    assert Replace not in kinds(actions)
-    assert Replace("a stream is silent") in rig.talk(30)
+    assert [action for action in actions if isinstance(action, Replace)] == [Replace("a stream is silent")]
+    assert rig.talk(60) == []
+
+
+def test_what_was_learned_of_a_stream_serves_the_next_connection():
+    old = Rig(names=["btcusdt@trade", NAME])
+    old.ids = 1
+    talk_both(old, 120)
+    new = Rig(memories=old.memories, number=2)
+    actions = new.talk(6)
+    assert [action.details["streams"] for action in actions if isinstance(action, Notice)] == [[NAME]]
+
+
+def test_suspicions_that_are_open_when_the_connection_ends_end_with_it():
+    rig = Rig(names=["btcusdt@trade", NAME])
+    rig.ids = 1
+    talk_both(rig, 120)
+    last = rig.wall - S // 10
+    rig.talk(6)
+    rig.session.take_lines()
+    rig.session.closed(None, "end of TCP")
+    assert [(s["from_ns"], s["streams"]) for s in suspects(rig)] == [(last, [NAME])]
+    whole = Rig(names=["btcusdt@trade"])
+    whole.talk(120)
+    whole.pass_time(5)
+    whole.session.take_lines()
+    whole.session.closed(None, "end of TCP")
+    (suspect,) = suspects(whole)
+    assert (suspect["streams"], suspect["reason"]) == (None, "silent")
+    assert whole.wall - S <= suspect["to_ns"] <= whole.wall
+
+
+def test_a_quiet_stream_that_another_connection_hears_go_on_is_deaf_here():
+    old, new = two_connections()
+    new.frame(frame(21, 30))
+    old.frame(frame(21, 30))
+    for _ in range(20):
+        assert old.pass_time(1) == []
+        new.now = old.now
+        old.session.ping(b"", old.now)
+    new.frame(frame(31, 40))
+    actions = old.pass_time(4)
+    assert [action.details["streams"] for action in actions if isinstance(action, Notice)] == [[NAME]]
+    assert Replace("a stream is silent") in actions
+
+
+def test_a_stream_that_was_acknowledged_and_never_speaks_is_said_once_and_tried_once_elsewhere():
+    rig = Rig(names=["btcusdt@trade", "deadusdt@trade"])
+    actions = rig.talk(150)
+    assert [action.details for action in actions if isinstance(action, Notice)] == [{"stream": "deadusdt@trade"}]
+    assert Replace("a stream never spoke") in actions
+    (suspect,) = suspects(rig)
+    assert (suspect["streams"], suspect["reason"]) == (["deadusdt@trade"], "never any data")
+    again = Rig(memories=rig.memories, number=2)
+    assert again.talk(150) == []
+
+
+def late_frame(rig, lag_s, key="E"):
+    rig.ids = getattr(rig, "ids", 0) + 1
+    rig.now += S // 2
+    event_ms = (rig.wall - int(lag_s * S)) // 10**6
+    data = f'{{"e":"depthUpdate","{key}":{event_ms},"U":{rig.ids},"u":{rig.ids},"b":[],"a":[]}}'
+    return [*rig.frame(f'{{"stream":"{NAME}","data":{data}}}'.encode()), *rig.session.tick(rig.now, rig.wall)]
+
+
+def test_frames_that_come_ever_later_are_suspected_and_the_connection_replaced_once():
+    rig = Rig()
+    for _ in range(100):
+        late_frame(rig, -1.2)  # the clocks differ: only against its own median is a frame late
+    actions = [action for step in range(40) for action in late_frame(rig, -1.2 + step / 4)]
+    assert next(action for action in actions if isinstance(action, Notice)).name == "lagging"
+    assert [action for action in actions if isinstance(action, Replace)] == [Replace("lagging")]
+    assert [line["reason"] for line in suspects(rig)] == ["lagging"]
+    actions = [action for _ in range(4) for action in late_frame(rig, -1.0)]
+    assert [action.name for action in actions] == ["lag_over"]
+    (over,) = suspects(rig)
+    assert over["to_ns"] > over["from_ns"]
+
+
+def test_lateness_that_a_new_connection_shares_is_not_answered_by_ever_more_connections():
+    pace = None
+    replaced = 0
+    for number in range(10):
+        rig = Rig(number=number)
+        rig.now += number * 60 * S
+        rig.session._whole.pace = pace = pace or rig.session._whole.pace
+        for _ in range(60):
+            late_frame(rig, 0)
+        actions = [action for _ in range(10) for action in late_frame(rig, 30)]
+        replaced += Replace("lagging") in actions
+        rig.session.take_lines()
+        rig.session.closed(None, "end of TCP")
+        assert [line["reason"] for line in suspects(rig)] == ["lagging"]
+    assert replaced == 5  # after 0, 1, 2, 4 and 8 minutes
+
+
+def test_a_frame_without_its_time_says_nothing_about_lateness():
+    rig = Rig()
+    assert [action for _ in range(60) for action in late_frame(rig, 0, key="X") if isinstance(action, Notice)] == []
+    assert rig.session.lag.median_ns == 0
+
+
+def test_time_in_which_we_were_blocked_ourselves_is_no_silence():
+    rig = Rig(names=["btcusdt@trade"])
+    rig.talk(120)
+    rig.session.ping(b"", rig.now)
+    rig.session._pinged_ns = rig.now
+    rig.now += 20 * S
+    assert [action.name for action in rig.session.tick(rig.now, rig.wall)] == ["check_late"]
+    assert rig.talk(2) == []
+    assert suspects(rig) == []
 
 
 def test_time_in_which_we_did_not_read_is_no_silence():
     rig = Rig(names=["btcusdt@trade"])
-    rig.talk(30)
+    rig.talk(120)
     rig.now += 60 * S
     rig.session.resumed(rig.now)
     assert kinds(rig.pass_time(2)) == []

@@ -1,11 +1,12 @@
 import itertools
+import random
 
 import pytest
 
 from twintape.core.budget import SECOND_NS, Window
 from twintape.core.markets import Market
 from twintape.core.session import State
-from twintape.core.shard import BACKOFF_MAX_NS, Dial, Retire, Shard, backoff_ns
+from twintape.core.shard import BACKOFF_MAX_NS, Dial, Retire, Shard, backoff_ns, rotation_age_ns, rotation_phase
 
 S = SECOND_NS
 DEPTH = "btcusdt@depth@100ms"
@@ -13,7 +14,7 @@ TRADE = "btcusdt@trade"
 
 
 class Rig:
-    def __init__(self, draw=0.5, attempts=None, rotate_s=3600, streams=(DEPTH, TRADE)):
+    def __init__(self, draw=0.5, attempts=None, rotate_s=3600, streams=(DEPTH, TRADE), seats=1, name=""):
         self.now = 1000 * S
         self.numbers = iter(range(1, 1000))
         self.shard = Shard(
@@ -25,6 +26,8 @@ class Rig:
             rotate_ns=rotate_s * S,
             now_ns=self.now,
             base="ws://x",
+            name=name,
+            seats=seats,
         )
 
     def tick(self, seconds=0.0, may_dial=True):
@@ -78,7 +81,7 @@ def test_a_lost_connection_is_dialled_again_and_good_ones_start_the_backoff_anew
     ended = rig.now
     again = rig.wait_for_dial()
     assert rig.now - ended <= 0.75 * S
-    assert (again.number, rig.shard.failures, rig.shard.reconnects) == (2, 0, 1)
+    assert (again.number, rig.shard.seats[0].failures, rig.shard.reconnects) == (2, 0, 1)
 
 
 def test_dials_that_fail_wait_longer_and_longer_up_to_the_cap():
@@ -106,7 +109,7 @@ def test_a_connection_that_never_spoke_counts_as_failed_however_long_it_lived():
     session = rig.connect()
     rig.now += 1000 * S
     rig.end(session)
-    assert rig.shard.failures == 1
+    assert rig.shard.seats[0].failures == 1
 
 
 def test_nothing_is_dialled_beyond_the_shared_budget_or_while_forbidden():
@@ -153,26 +156,83 @@ def test_both_are_heard_for_a_while_even_if_the_new_one_overlaps_at_once():
     assert rig.tick(1.5) == [Retire(old, "replaced: age")]
 
 
-def test_streams_that_are_silent_on_both_do_not_hold_up_the_change():
-    rig = Rig()
+def change(rig, reason="age"):
+    """Two connections: an old one that heard both streams, and a candidate."""
     old = rig.connect()
     rig.depth(old, 1, 10)
     rig.trade(old)
-    rig.shard.replace(old, "age")
-    new = rig.open(rig.tick(1)[0].session)
+    rig.shard.replace(old, reason)
+    return old, rig.open(rig.tick(1)[0].session)
+
+
+def test_streams_that_are_quiet_on_both_hold_up_the_change_for_a_minute_and_no_longer():
+    rig = Rig()
+    old, new = change(rig)
     rig.now += S
     rig.depth(old, 11, 12)
     rig.depth(new, 11, 12)
-    assert rig.tick(2) == [Retire(old, "replaced: age")]
+    assert rig.tick(57) == []
+    assert rig.tick(3) == [Retire(old, "replaced: age")]
+    assert rig.shard.handovers == {"waited": 1}
+
+
+def test_streams_the_old_one_never_heard_do_not_hold_up_the_change():
+    rig = Rig()
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.shard.replace(old, "age")
+    new = rig.open(rig.tick(1)[0].session)
+    rig.depth(new, 5, 10)
+    assert rig.tick(3) == [Retire(old, "replaced: age")]
+    assert rig.shard.handovers == {"overlapped": 1}
+
+
+def test_ids_that_do_not_meet_are_no_overlap_and_an_old_one_that_lags_may_catch_up():
+    rig = Rig(streams=(DEPTH,))
+    old, new = change(rig)
+    for second in range(100):
+        rig.now += S
+        rig.depth(old, 11 + second, 11 + second)
+        rig.depth(new, 2000 + second, 2000 + second)
+        assert rig.tick() == []
+    rig.depth(old, 111, 1999)
+    assert rig.tick(1) == [Retire(old, "replaced: age")]
+
+
+def test_an_old_one_that_lags_for_ever_is_let_go_in_the_end():
+    rig = Rig(streams=(DEPTH,))
+    old, new = change(rig)
+    seconds = 0
+    while not (orders := rig.tick(1)):
+        rig.depth(old, 11 + seconds, 11 + seconds)
+        rig.depth(new, 2000 + seconds, 2000 + seconds)
+        seconds += 1
+    assert orders == [Retire(old, "replaced: age")]
+    assert 595 <= seconds <= 600
+
+
+def test_a_candidate_that_does_not_hear_what_the_old_one_hears_is_rejected_and_another_one_tried():
+    rig = Rig()
+    old, new = change(rig)
+    for second in range(58):
+        rig.now += S
+        rig.depth(old, 11 + second, 11 + second)
+        rig.depth(new, 11 + second, 11 + second)
+        rig.trade(old)
+        assert rig.tick() == []
+    rig.trade(old)
+    assert rig.tick(2) == [Retire(new, "deaf: btcusdt@trade")]
+    assert (rig.shard.serving, rig.shard.candidate) == (old, None)
+    rig.shard.ended(new, rig.now)
+    assert rig.shard.reconnects == 0
+    assert rig.wait_for_dial() is rig.shard.candidate
+    assert rig.shard.handovers == {"deaf": 1}
 
 
 def test_after_a_bounded_wait_the_new_one_takes_over_whatever_it_has_heard():
     rig = Rig()
-    old = rig.connect()
-    rig.depth(old, 1, 10)
-    rig.shard.replace(old, "silent")
-    rig.open(rig.tick(1)[0].session)
-    assert rig.tick(29) == []
+    old, _ = change(rig, "silent")
+    assert rig.tick(59) == []
     assert rig.tick(2) == [Retire(old, "replaced: silent")]
 
 
@@ -228,16 +288,84 @@ def test_a_candidate_that_is_told_to_go_elsewhere_is_replaced_when_it_serves_and
     assert len(dials) < 40
 
 
-@pytest.mark.parametrize(("draw", "age_s"), [(0.0, 3600), (1.0, 3240)])
-def test_a_connection_is_replaced_at_its_age_and_its_successor_too(draw, age_s):
-    rig = Rig(draw=draw)
-    rig.connect()
-    assert rig.tick(age_s - 1) == []
-    new = rig.open(rig.tick(2)[0].session)
-    rig.trade(new)
-    assert [type(order) for order in rig.tick(3)] == [Retire]
-    assert rig.tick(age_s - 5) == []
-    assert [type(order) for order in rig.tick(5)] == [Dial]
+def test_a_connection_is_replaced_before_its_greatest_age_and_its_successor_a_period_later():
+    rig = Rig(draw=0.0)
+    ages = []
+    session = rig.connect()
+    opened = rig.now
+    while len(ages) < 3:
+        rig.now += S
+        rig.trade(session)
+        for order in rig.tick():
+            if isinstance(order, Dial):
+                ages.append((rig.now - opened) // S)
+                session, opened = rig.open(order.session), rig.now
+    assert ages[0] <= 3600
+    assert ages[1:] == pytest.approx([2880, 2880], abs=2)
+
+
+@pytest.mark.parametrize("hour", range(24))
+def test_no_connection_lives_longer_than_told_whenever_it_was_opened(hour):
+    for name in ("tokyo/spot/0", "paris/spot/0", "tokyo/usdm/3"):
+        for draw in (0.0, 0.999):
+            age_ns = rotation_age_ns(hour * 3600 * S, 12 * 3600 * S, rotation_phase(name), draw)
+            assert 1.2 * 3600 * S <= age_ns <= 12 * 3600 * S
+
+
+def rotations(name, seed, days=30, rotate_h=12, start_h=0.0):
+    """When a collector of this name rotates, in hours of the wall clock."""
+    draw = random.Random(seed).random
+    now_ns, times = int(start_h * 3600 * S), []
+    while now_ns < days * 24 * 3600 * S:
+        now_ns += rotation_age_ns(now_ns, rotate_h * 3600 * S, rotation_phase(name), draw())
+        times.append(now_ns / 3600 / S)
+    return times
+
+
+def test_two_collectors_never_rotate_together():
+    tokyo = rotations("tokyo/spot/0", 1)
+    paris = rotations("paris/spot/0", 2, start_h=0.01)
+    assert min(abs(one - other) for one in tokyo for other in paris) > 0.1
+    assert len(tokyo) > 60
+
+
+def test_the_seats_of_a_shard_rotate_half_a_period_apart():
+    assert abs(rotation_phase("tokyo/spot/0", 0, 2) - rotation_phase("tokyo/spot/0", 1, 2)) == 0.5
+
+
+def test_two_seats_carry_the_same_streams_with_one_memory_and_one_snapshot():
+    rig = Rig(seats=2)
+    first, second = (rig.open(order.session) for order in rig.tick())
+    assert rig.shard.sessions == [first, second]
+    asked = [first.frame(1, b'{"stream":"btcusdt@depth@100ms","data":{"U":1,"u":5}}', rig.now)]
+    asked.append(second.frame(1, b'{"stream":"btcusdt@depth@100ms","data":{"U":1,"u":5}}', rig.now))
+    assert [len(actions) for actions in asked] == [1, 0]
+    rig.end(first)
+    assert rig.shard.sessions == [second]
+    assert rig.wait_for_dial() is rig.shard.serving
+
+
+def test_a_seat_does_not_rotate_while_the_other_is_not_there_unless_it_is_too_old():
+    rig = Rig(seats=2)
+    first, second = (rig.open(order.session) for order in rig.tick())
+    rig.trade(first)
+    rig.trade(second)
+    rig.now = max(seat.rotate_at_ns for seat in rig.shard.seats)
+    second.closed(None, "end of TCP")
+    rig.shard.ended(second, rig.now)
+    assert rig.tick(may_dial=False) == []
+    assert rig.shard.seats[0].wanted is None
+    rig.now = first.opened_ns + 3600 * S
+    rig.tick(may_dial=False)
+    assert rig.shard.seats[0].wanted == "age"
+
+
+def test_streams_can_be_added_and_taken_away_on_every_connection():
+    rig = Rig(seats=2)
+    first, second = (rig.open(order.session) for order in rig.tick())
+    assert rig.shard.change(["ethusdt@trade"], [TRADE], rig.now) == [first, second]
+    assert [memory.name for memory in rig.shard.memories] == [DEPTH, "ethusdt@trade"]
+    assert set(first.streams) == set(second.streams) == {DEPTH.encode(), b"ethusdt@trade"}
 
 
 def test_five_hundred_rotations_keep_one_connection_serving_at_every_moment():

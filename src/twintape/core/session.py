@@ -18,53 +18,45 @@ Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21): pongs echo t
 from __future__ import annotations
 
 import json
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
+from twintape.core.actions import (
+    AbortSocket,
+    Action,
+    CloseSocket,
+    CutSegment,
+    Ended,
+    FetchSnapshot,
+    Notice,
+    Ping,
+    Pong,
+    Replace,
+    Send,
+)
 from twintape.core.budget import SECOND_NS, message_window
-from twintape.core.markets import RULES, Market, stream_url
+from twintape.core.markets import RULES, Market
+from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory
 from twintape.core.sequence import Join, is_new_epoch, join
-from twintape.core.silence import STEADY_SPACING_NS, Listening
+from twintape.core.silence import Lag, Pace
+from twintape.core.subscription import connection_url, subscription_messages
 from twintape.core.wire import (
     bytes_line,
     depth_ids,
-    is_depth,
+    event_time_us,
     is_shutdown_notice,
     recordable,
-    split_stream,
-    subscribe_frame,
     suspect_line,
 )
 
 __all__ = [
     "TRANSITIONS",
-    "AbortSocket",
-    "Action",
-    "CloseSocket",
-    "CutSegment",
-    "Ended",
     "Event",
-    "FetchSnapshot",
-    "Notice",
-    "Ping",
-    "Pong",
-    "Replace",
-    "Send",
     "Session",
     "State",
-    "StreamMemory",
-    "connection_url",
-    "subscription_messages",
 ]
 
-URL_CHARACTERS_MAX = 4000
-"""Longer URLs are at the server's mercy; then the streams are subscribed by message."""
-SUBSCRIBE_BYTES_MAX = 4000
-"""A client message of about 8,000 characters has been seen to drop the connection."""
-_MESSAGE_FRAME_BYTES = len('{"method":"UNSUBSCRIBE","params":[],"id":}') + 19
 CLOCK_STEP_NS = SECOND_NS
 """A wall clock that leaves the anchor by more than this has been set (or the machine slept)."""
 CHECK_NS = SECOND_NS // 2
@@ -77,7 +69,10 @@ FIRST_DATA_NS = 60 * SECOND_NS
 """Quiet symbols are silent for tens of seconds; a connection without any data for longer sits on a wrong route."""
 FIRST_EVENT_NS = 10 * SECOND_NS
 """A depth stream without any event for so long gets its first snapshot all the same."""
-STREAM_REPLACE_NS = 30 * SECOND_NS
+FIRST_STREAM_DATA_NS = 120 * SECOND_NS
+"""A stream that was acknowledged and never spoke for so long is said to be mute: acknowledgements prove nothing."""
+CHECK_LATE_NS = SECOND_NS
+"""When a check comes so much later than it should, we were blocked ourselves, and what waits in the socket is no silence."""
 _TEXT = 1
 
 
@@ -114,157 +109,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
 """Every possible step; all other pairs cannot happen."""
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Send one text frame."""
-
-    text: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """Send a ping."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Pong:
-    """Send a pong that echoes `payload`."""
-
-    payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class CloseSocket:
-    """Start the closing handshake."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class AbortSocket:
-    """Cut the connection at once."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class FetchSnapshot:
-    """Fetch a REST snapshot and record it on this connection.
-
-    Attributes:
-        symbol: As REST spells it.
-        reason: `first`, `quiet`, `gap`, `reconnect` or `epoch`.
-        update_id: The snapshot is of use only if its `lastUpdateId` is at least this; None: any.
-    """
-
-    symbol: str
-    reason: str
-    update_id: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Replace:
-    """Open another connection for the same streams and retire this one when the other has overlapped."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class CutSegment:
-    """End the segment behind the lines taken so far; the next line starts another."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something worth a log line and a count."""
-
-    name: str
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The connection is over; nothing follows. `code` is the websocket close code or None."""
-
-    reason: str
-    code: int | None
-
-
-Action = Send | Ping | Pong | CloseSocket | AbortSocket | FetchSnapshot | Replace | CutSegment | Notice | Ended
-
 _NOTHING: tuple[Action, ...] = ()
-
-
-class StreamMemory:
-    """What successive connections know together about one stream; owned by whoever makes the sessions.
-
-    Attributes:
-        name: As Binance spells it.
-        symbol: As REST spells it.
-        depth: Whether the stream is spliced by update ids.
-        update_id: The greatest final update id ever heard, or None.
-        snapshot_asked: Whether the first snapshot was asked for.
-        quiet: Whether its silence means nothing, because the symbol does not trade.
-    """
-
-    __slots__ = ("depth", "name", "quiet", "snapshot_asked", "symbol", "update_id")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.symbol, stream = split_stream(name)
-        self.depth = is_depth(stream)
-        self.update_id: int | None = None
-        self.snapshot_asked = False
-        self.quiet = False
-
-
-class _Stream(Listening):
-    """One stream on one connection."""
-
-    __slots__ = ("joined", "memory", "suspect", "suspect_ns", "update_id")
-
-    def __init__(self, memory: StreamMemory, now_ns: int) -> None:
-        super().__init__(now_ns, steady=memory.depth)
-        self.memory = memory
-        self.update_id: int | None = None
-        self.joined = False
-        self.suspect = False
-        self.suspect_ns = 0
-
-
-def connection_url(market: Market, streams: Sequence[str], *, base: str | None = None) -> tuple[str, list[bytes]]:
-    """Return the URL to open for `streams`, and the SUBSCRIBE messages to send when they do not fit into it.
-
-    >>> connection_url(Market.SPOT, ["btcusdt@trade"], base="ws://x")
-    ('ws://x/stream?streams=btcusdt@trade', [])
-    """
-    url = stream_url(market, streams, base=base)
-    if len(url) <= URL_CHARACTERS_MAX:
-        return url, []
-    return stream_url(market, base=base), subscription_messages(streams, 1)
-
-
-def subscription_messages(streams: Sequence[str], first_id: int, method: str = "SUBSCRIBE") -> list[bytes]:
-    """Return the messages that change the subscription of `streams`, short enough for the server, with ids from `first_id` on.
-
-    >>> subscription_messages([], 1), subscription_messages(["btcusdt@trade"], 7, "UNSUBSCRIBE")
-    ([], [b'{"method":"UNSUBSCRIBE","params":["btcusdt@trade"],"id":7}'])
-    """
-    messages: list[bytes] = []
-    batch: list[str] = []
-    size = 0
-    for stream in streams:
-        grown = size + len(stream.encode()) + len('"",')
-        if batch and grown >= SUBSCRIBE_BYTES_MAX - _MESSAGE_FRAME_BYTES:
-            messages.append(subscribe_frame(batch, first_id + len(messages), method))
-            batch, grown = [], len(stream.encode()) + len('"",')
-        batch.append(stream)
-        size = grown
-    return [*messages, subscribe_frame(batch, first_id + len(messages), method)] if batch else messages
 
 
 class Session:
@@ -277,22 +122,42 @@ class Session:
         number: The connection's number, for the caller.
         memories: The streams to subscribe, with what is known of them.
         base: Websocket address instead of the market's own.
+        pace: The rhythm of all these streams together, learned from the connections before; None: nothing is known.
         now_ns: Monotonic time.
         wall_ns: Wall time at the same moment: together the anchor of all receive times.
+
+    Attributes:
+        frames: Data frames heard.
+        gaps: Holes in this connection's own ids, whoever else filled them.
+        opened_ns: When it was opened.
+        opened_wall_ns: The same as wall time.
+        lag: How late frames arrive.
+        suspects: Suspected intervals begun, by reason.
     """
 
     def __init__(
-        self, *, market: Market, number: int, memories: Iterable[StreamMemory], now_ns: int, wall_ns: int, base: str | None = None
+        self,
+        *,
+        market: Market,
+        number: int,
+        memories: Iterable[StreamMemory],
+        now_ns: int,
+        wall_ns: int,
+        base: str | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.market = market
         self.number = number
         self.state = State.DIALING
-        self.streams = {memory.name.encode(): _Stream(memory, now_ns) for memory in memories}
+        self.streams = {memory.name.encode(): HeardStream(memory, now_ns) for memory in memories}
         self.url, messages = connection_url(market, [stream.memory.name for stream in self.streams.values()], base=base)
         self.frames = 0
         self.gaps = 0
         self.opened_ns = now_ns
+        self.opened_wall_ns = wall_ns
         self.last_data_ns = now_ns
+        self.lag = Lag()
+        self.suspects: Counter[str] = Counter()
         self.lines: list[tuple[int, bytes]] = []
         self.size = 0
         self._anchor_ns = wall_ns - now_ns
@@ -308,7 +173,12 @@ class Session:
         self._stop_ns = 0
         self._stop_reason = ""
         self._check_ns = now_ns + CHECK_NS
-        self._whole = _Stream(StreamMemory("!whole"), now_ns)
+        self._whole = HeardStream(StreamMemory("!whole"), now_ns)
+        if pace is not None:
+            self._whole.pace = pace
+        self._newest_depth: tuple[int, bytes] | None = None
+        self._lag_suspect_ns: int | None = None
+        self._counted: list[HeardStream] = []
         self.replace_reason: str | None = None
 
     @property
@@ -333,6 +203,8 @@ class Session:
             return (CloseSocket(self._stop_reason),)
         self._anchor_ns = wall_ns - now_ns
         self.opened_ns = self.last_data_ns = self._heard_ns = now_ns
+        self.opened_wall_ns = wall_ns
+        self._listening(1)
         for stream in (*self.streams.values(), self._whole):
             stream.restart(now_ns)
         self._check_ns = now_ns + CHECK_NS
@@ -355,14 +227,30 @@ class Session:
     def closed(self, code: int | None, reason: str) -> Sequence[Action]:
         """Take the end of the connection."""
         before = self._move(Event.CLOSED)
+        self._listening(-1)
+        self._end_suspicions()
         return (Ended(self._stop_reason if before is State.CLOSING else reason, code),)
+
+    def _listening(self, change: int) -> None:
+        """Let the memories know how many open connections listen; one that was closed before it was open never counted."""
+        if change > 0:
+            self._counted = list(self.streams.values())
+        for stream in self._counted:
+            stream.memory.listeners += change
+        if change < 0:
+            self._counted = []
 
     def change(self, added: Iterable[StreamMemory], removed: Sequence[str], now_ns: int) -> None:
         """Carry further streams, and some no longer; the messages go out when the connection is open and their budget allows."""
-        fresh = {memory.name: _Stream(memory, now_ns) for memory in added}
+        fresh = {memory.name: HeardStream(memory, now_ns) for memory in added}
+        counted = bool(self._counted)
+        if counted:
+            self._listening(-1)
         self.streams.update({name.encode(): stream for name, stream in fresh.items()})
         for name in removed:
             self.streams.pop(name.encode(), None)
+        if counted:
+            self._listening(1)
         for method, names in (("SUBSCRIBE", list(fresh)), ("UNSUBSCRIBE", list(removed))):
             messages = subscription_messages(names, self._message_count + 1, method)
             self._messages.extend(messages)
@@ -416,35 +304,42 @@ class Session:
             return self._other(payload)
         stream.count += 1
         stream.last_ns = now_ns
-        if not stream.memory.depth:
-            stream.joined = True
+        memory = stream.memory
+        if stream.first_ns is None:
+            stream.first_ns = now_ns
+        if not memory.depth:
             return _NOTHING
+        self._newest_depth = (receive_ns, payload)
         ids = depth_ids(payload, self.market)
         if ids is None:
-            return (Notice("depth_without_ids", {"stream": stream.memory.name}),)
+            return (Notice("depth_without_ids", {"stream": memory.name}),)
         prev, final = ids
+        filled = memory.fill(prev, final) if memory.holes else 0
         if prev != stream.update_id:
-            return self._irregular(stream, prev, final)
+            return (*self._filled(memory, filled), *self._irregular(stream, prev, final, now_ns))
         stream.update_id = final
-        memory = stream.memory
         if memory.update_id is None or final > memory.update_id:
             memory.update_id = final
-        return _NOTHING
+        return self._filled(memory, filled) if filled else _NOTHING
 
-    def _irregular(self, stream: _Stream, prev: int, final: int) -> Sequence[Action]:
+    def _filled(self, memory: StreamMemory, count: int) -> tuple[Action, ...]:
+        return (Notice("gap_filled", {"stream": memory.name}),) * count
+
+    def _irregular(self, stream: HeardStream, prev: int, final: int, now_ns: int) -> Sequence[Action]:
         """Take an event that does not simply continue its line."""
         memory = stream.memory
         first = stream.update_id is None
         known = memory.update_id
         if known is None:
+            stream.start_update_id = prev
             stream.update_id = memory.update_id = final
-            stream.joined = True
             return () if memory.snapshot_asked else self._ask(memory, "first", prev)
         # A connection that lags behind another one is no new epoch: a line is compared with itself as soon as it has a position.
         here = known if stream.update_id is None else stream.update_id
         if is_new_epoch(here, final, RULES[self.market].epoch_drop_ids):
+            stream.start_update_id = prev
             stream.update_id = memory.update_id = final
-            stream.joined = True
+            memory.holes.clear()
             return (Notice("epoch", {"stream": memory.name, "from": known, "to": prev}), *self._ask(memory, "epoch", prev))
         if stream.update_id is not None and join(stream.update_id, prev, final) is not Join.GAP:
             how = join(stream.update_id, prev, final)
@@ -452,17 +347,22 @@ class Session:
             memory.update_id = max(known, final)
             return (Notice("id_irregular", {"stream": memory.name, "join": how.value}),)
         own = stream.update_id
-        stream.update_id = final
-        stream.joined = True
+        stream.update_id, stream.start_update_id = final, prev
         memory.update_id = max(known, final)
+        self.gaps += not first
         if prev <= known:  # another connection has what this one missed; a first event that overlaps is the normal handover
-            if first:
-                return _NOTHING
-            self.gaps += 1
-            return (Notice("gap_covered", {"stream": memory.name, "after": own, "next": prev}),)
-        self.gaps += 1
-        notice = Notice("gap", {"stream": memory.name, "after": known, "next": prev, "across_connections": first})
-        return (notice, *self._ask(memory, "reconnect" if first else "gap", prev))
+            return _NOTHING if first else (Notice("gap_covered", {"stream": memory.name, "after": own, "next": prev}),)
+        hole = Hole(known, prev, now_ns + HOLE_WAIT_NS, first)
+        if memory.listeners > 1:  # the other connection may be a moment behind
+            memory.holes.append(hole)
+            return (Notice("gap_open", {"stream": memory.name, "after": known, "next": prev}),)
+        return self._gap(memory, hole)
+
+    def _gap(self, memory: StreamMemory, hole: Hole) -> tuple[Action, ...]:
+        """Declare a gap: no connection of ours has these ids."""
+        details = {"after": hole.after_update_id, "next": hole.next_prev_update_id, "across_connections": hole.across_connections}
+        reason = "reconnect" if hole.across_connections else "gap"
+        return (Notice("gap", {"stream": memory.name, **details}), *self._ask(memory, reason, hole.next_prev_update_id))
 
     def _ask(self, memory: StreamMemory, reason: str, update_id: int | None) -> tuple[Action, ...]:
         memory.snapshot_asked = True
@@ -498,8 +398,17 @@ class Session:
         self._pinged_ns = None
         return _NOTHING
 
+    def _excuse(self, late_ns: int, now_ns: int) -> None:
+        """Leave a time in which we were blocked ourselves out of every silence."""
+        self._heard_ns = min(now_ns, self._heard_ns + late_ns)
+        if self._pinged_ns is not None:
+            self._pinged_ns = min(now_ns, self._pinged_ns + late_ns)
+        for stream in (*self.streams.values(), self._whole):
+            stream.excuse(late_ns, now_ns)
+
     def resumed(self, now_ns: int) -> None:
         """Forgive the silence of a time in which we did not read the socket."""
+        self._check_ns = now_ns + CHECK_NS
         self.last_data_ns = self._heard_ns = now_ns
         self._pinged_ns = None
         for stream in (*self.streams.values(), self._whole):
@@ -525,19 +434,26 @@ class Session:
         actions += self._pump(now_ns)
         if now_ns < self._check_ns:
             return actions
+        late_ns = now_ns - self._check_ns
         self._check_ns = now_ns + CHECK_NS
         step_ns = wall_ns - now_ns - self._anchor_ns
         if abs(step_ns) > CLOCK_STEP_NS:
             self._anchor_ns += step_ns
             self._receive_ns = 0
+            self._newest_depth = None
+            self.lag.restart()
             actions += (Notice("clock_step", {"step_ns": step_ns}), CutSegment("clock step"))
         if self.state is State.CLOSING:
             if now_ns - self._stop_ns > CLOSE_WAIT_NS:
                 self._stop_ns = now_ns
                 actions.append(AbortSocket("no end after close"))
             return actions
+        if late_ns > CHECK_LATE_NS:
+            self._excuse(late_ns, now_ns)
+            actions.append(Notice("check_late", {"seconds": round(late_ns / SECOND_NS, 3)}))
         actions += self._listen(now_ns)
         actions += self._silence(now_ns)
+        actions += self._lateness()
         return actions
 
     def _pump(self, now_ns: int) -> list[Action]:
@@ -571,43 +487,98 @@ class Session:
         self.replace_reason = reason
         return (Replace(reason),)
 
-    def _suspect(self, stream: _Stream, now_ns: int, names: list[str] | None) -> Action:
+    def _suspect(self, stream: HeardStream, now_ns: int, names: list[str] | None) -> Action:
         """Write the beginning or the end of an interval in which we may have been deaf."""
         stream.suspect = not stream.suspect
         if stream.suspect:
             stream.suspect_ns = self._anchor_ns + stream.last_ns
+            self.suspects["silent"] += 1
         to_ns = None if stream.suspect else self._anchor_ns + now_ns
         self.record(suspect_line(from_ns=stream.suspect_ns, to_ns=to_ns, streams=names, reason="silent"), now_ns)
-        return Notice("silent" if stream.suspect else "silence_over", {"streams": names})
+        seconds = round((now_ns - stream.last_ns) / SECOND_NS, 3)
+        return (
+            Notice("silent", {"streams": names, "seconds": seconds})
+            if stream.suspect
+            else Notice("silence_over", {"streams": names})
+        )
+
+    def _end_suspicions(self) -> None:
+        """Close the intervals that are open when the connection ends."""
+        suspects: list[tuple[int, list[str] | None, str]] = []
+        if self._whole.suspect:
+            suspects.append((self._whole.suspect_ns, None, "silent"))
+        suspects += [(s.suspect_ns, [s.memory.name], "silent") for s in self.streams.values() if s.suspect]
+        if self._lag_suspect_ns is not None:
+            suspects.append((self._lag_suspect_ns, None, "lagging"))
+        now_ns = max(self._receive_ns, self._anchor_ns + self._check_ns - CHECK_NS) - self._anchor_ns
+        for from_ns, names, reason in suspects:
+            line = suspect_line(from_ns=from_ns, to_ns=self._anchor_ns + now_ns, streams=names, reason=reason)
+            self.record(line, now_ns)
 
     def _silence(self, now_ns: int) -> list[Action]:
         """Watch the streams and the connection as a whole."""
         actions: list[Action] = []
         whole = self._whole
-        whole.measure()
+        whole.measure(now_ns)
         if all(stream.memory.quiet for stream in self.streams.values()):
             return actions
-        if not self.frames:
-            if now_ns - self.opened_ns > FIRST_DATA_NS:
-                actions += self._replace("no first data")
-        elif whole.suspect != whole.silent(now_ns):
+        if whole.suspect != whole.silent(now_ns):
             actions.append(self._suspect(whole, now_ns, None))
-            if whole.suspect:
-                actions += self._replace("silent")
+        if whole.suspect and whole.pace.silence_retry.take(now_ns):
+            actions += self._replace("silent")
+        if not self.frames and now_ns - self.opened_ns > FIRST_DATA_NS:
+            actions += self._replace("no first data")
         for stream in self.streams.values():
-            memory = stream.memory
-            if (
-                memory.depth
-                and memory.update_id is None
-                and not memory.snapshot_asked
-                and now_ns - self.opened_ns > FIRST_EVENT_NS
-            ):
-                actions += self._ask(memory, "quiet", None)
-            if whole.suspect or memory.quiet:
-                continue
-            stream.measure()
-            if stream.suspect != stream.silent(now_ns):
-                actions.append(self._suspect(stream, now_ns, [memory.name]))
-            if stream.suspect and stream.spacing_ns <= STEADY_SPACING_NS and now_ns - stream.last_ns > STREAM_REPLACE_NS:
-                actions += self._replace("a stream is silent")
+            actions += self._stream_silence(stream, now_ns)
         return actions
+
+    def _stream_silence(self, stream: HeardStream, now_ns: int) -> list[Action]:
+        actions: list[Action] = []
+        memory = stream.memory
+        age_ns = now_ns - self.opened_ns
+        for hole in memory.due(now_ns) if memory.holes else ():
+            actions += self._gap(memory, hole)
+        if memory.depth and memory.update_id is None and not memory.snapshot_asked and age_ns > FIRST_EVENT_NS:
+            actions += self._ask(memory, "quiet", None)
+        stream.measure(now_ns)
+        if self._whole.suspect or memory.quiet:
+            return actions
+        if stream.suspect != stream.deaf(now_ns):
+            actions.append(self._suspect(stream, now_ns, [memory.name]))
+        if stream.suspect and stream.pace.silence_retry.take(now_ns):
+            actions += self._replace("a stream is silent")
+        if not memory.pace.evidence and self.frames and age_ns > FIRST_STREAM_DATA_NS and not memory.mute:
+            # Said once, and tried once with another connection: a symbol that does not trade has nothing to say.
+            memory.mute = True
+            self.suspects["mute"] += 1
+            from_ns = self._anchor_ns + self.opened_ns
+            line = suspect_line(from_ns=from_ns, to_ns=None, streams=[memory.name], reason="never any data")
+            self.record(line, now_ns)
+            actions += (Notice("stream_mute", {"stream": memory.name}), *self._replace("a stream never spoke"))
+        return actions
+
+    def _lateness(self) -> list[Action]:
+        """Compare the newest depth frame's way with what is usual."""
+        if self._newest_depth is None:
+            return []
+        (receive_ns, payload), self._newest_depth = self._newest_depth, None
+        event_us = event_time_us(payload)
+        if event_us is None:
+            return []
+        lag_ns = receive_ns - event_us * 1000
+        late = self.lag.measure(lag_ns)
+        if late == (self._lag_suspect_ns is not None):
+            return []
+        if late:
+            self._lag_suspect_ns = receive_ns
+            self.suspects["lagging"] += 1
+            line = suspect_line(from_ns=receive_ns, to_ns=None, streams=None, reason="lagging")
+        else:
+            line = suspect_line(from_ns=self._lag_suspect_ns or 0, to_ns=receive_ns, streams=None, reason="lagging")
+            self._lag_suspect_ns = None
+        self.record(line, receive_ns - self._anchor_ns)
+        seconds = {"seconds": round(lag_ns / SECOND_NS, 3), "usual": round(self.lag.median_ns / SECOND_NS, 3)}
+        if not late:
+            return [Notice("lag_over", seconds)]
+        retry = self._whole.pace.lag_retry.take(receive_ns - self._anchor_ns)
+        return [Notice("lagging", seconds), *(self._replace("lagging") if retry else ())]

@@ -1,22 +1,29 @@
 """A set of streams kept alive through successive connections: when to dial, when to replace, when to let the old one go.
 
-At most two connections at a time: the *serving* one and a *candidate* that is to replace it. The serving one is retired only when the
-candidate has delivered on every stream that is active, or after a bounded wait; until then both are recorded, so that a rotation costs a
-few duplicate frames and never a missing one. A connection that ends by itself is replaced with full-jitter exponential backoff.
+A *seat* is one connection at a time, except while it changes: then there are two, the *serving* one and a *candidate*, and both are
+recorded, so that a change costs a few duplicate frames and never a missing one. The serving one is retired only when the candidate has
+heard the same ids on every stream, or after a bounded wait for those that are quiet. A candidate that does not hear what the serving
+one hears is rejected. A connection that ends by itself is replaced with full-jitter exponential backoff.
+
+With two seats, two connections are there at all times, and their ages are half a period apart.
 
 Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21): a connection lives 24 hours at most; 300 attempts per 5 minutes and IP.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
-from twintape.core.budget import SECOND_NS, Window
+from twintape.core.budget import SECOND_NS, Attempts
 from twintape.core.markets import Market
-from twintape.core.session import Session, State, StreamMemory
+from twintape.core.memory import StreamMemory
+from twintape.core.session import Session, State
+from twintape.core.silence import Pace
 
-__all__ = ["BACKOFF_BASE_NS", "BACKOFF_MAX_NS", "Dial", "Retire", "Shard", "backoff_ns"]
+__all__ = ["BACKOFF_BASE_NS", "BACKOFF_MAX_NS", "Dial", "Retire", "Shard", "backoff_ns", "rotation_age_ns", "rotation_phase"]
 
 BACKOFF_BASE_NS = SECOND_NS // 2
 BACKOFF_MAX_NS = 30 * SECOND_NS
@@ -24,9 +31,19 @@ STABLE_NS = 60 * SECOND_NS
 """A connection that lived this long was good: the next backoff starts from the beginning."""
 OVERLAP_MIN_NS = 2 * SECOND_NS
 """Both connections are heard for at least this long."""
-OVERLAP_MAX_NS = 30 * SECOND_NS
-"""After this long the candidate takes over even if a stream stayed silent on it."""
+OVERLAP_WAIT_NS = 60 * SECOND_NS
+"""So long a change waits for quiet streams to speak on both connections; silences of 10 to 43 s are normal."""
+CATCH_UP_MAX_NS = 600 * SECOND_NS
+"""So long an old connection that lags may take to reach the ids the new one began with."""
+FRESH_NS = 5 * SECOND_NS
+"""A stream that was heard so recently goes on; what the other connection has not got by then was not under way."""
+DEAF_MARGIN_NS = 10 * SECOND_NS
+"""What the old connection heard so long after the new one was opened, the new one must have heard too."""
 CHECK_NS = SECOND_NS // 2
+PHASES = 32
+"""Collectors rotate at one of so many times of the period, which their names decide; jitter stays within half the distance."""
+PERIOD_SHARE = 0.8
+EARLIEST_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +55,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Stop this connection: another one has taken over, or the shard stops."""
+    """Stop this connection: another one has taken over, or it is of no use, or the shard stops."""
 
     session: Session
     reason: str
@@ -53,6 +70,84 @@ def backoff_ns(failures: int, draw: float) -> int:
     return int(draw * min(BACKOFF_MAX_NS, BACKOFF_BASE_NS << min(failures, 16)))
 
 
+def rotation_phase(name: str, seat: int = 0, seats: int = 1) -> float:
+    """Return when in each period a connection rotates, 0 to 1: from what it is called, the seats of a shard evenly apart.
+
+    >>> rotation_phase("tokyo/spot/0"), rotation_phase("paris/spot/0"), rotation_phase("tokyo/spot/0", 1, 2)
+    (0.46875, 0.8125, 0.96875)
+    """
+    slot = int.from_bytes(sha256(name.encode()).digest()[:8], "big") % PHASES
+    return (slot / PHASES + seat / seats) % 1.0
+
+
+def rotation_age_ns(opened_wall_ns: int, rotate_ns: int, phase: float, draw: float) -> int:
+    """Return the age at which a connection is replaced, at most `rotate_ns`.
+
+    Rotations happen around fixed times of the wall clock, `phase` of a period apart from everybody else's, so that collectors that know
+    nothing of each other do not rotate together.
+
+    >>> [rotation_age_ns(hour * 3600, 10 * 3600, 0.5, 0.0) / 3600 for hour in (0, 2, 4, 11)]
+    [4.0, 2.0, 8.0, 1.0]
+    """
+    period_ns = max(1, int(rotate_ns * PERIOD_SHARE))
+    earliest_ns = opened_wall_ns + int(rotate_ns * EARLIEST_SHARE)
+    wait_ns = (int(phase * period_ns) - earliest_ns) % period_ns
+    jitter_ns = int(draw * period_ns / PHASES / 2)
+    return earliest_ns - opened_wall_ns + wait_ns + jitter_ns
+
+
+class _Seat:
+    """One connection of a shard, and the one that is to replace it."""
+
+    __slots__ = ("alone", "candidate", "dial_at_ns", "failures", "phase", "rotate_at_ns", "serving", "wanted")
+
+    def __init__(self, phase: float, now_ns: int) -> None:
+        self.serving: Session | None = None
+        self.candidate: Session | None = None
+        self.wanted: str | None = None
+        self.alone: tuple[str, int] | None = None  # a stream that only the serving connection hears, and since when
+        self.phase = phase
+        self.failures = 0
+        self.dial_at_ns = now_ns
+        self.rotate_at_ns = 0
+
+    @property
+    def sessions(self) -> list[Session]:
+        return [session for session in (self.serving, self.candidate) if session is not None]
+
+    @property
+    def settled(self) -> bool:
+        return self.serving is not None and self.serving.state is State.OPEN and self.wanted is None and self.serving.frames > 0
+
+    def lacks_connection(self) -> bool:
+        return self.candidate is None and (self.serving is None or self.wanted is not None)
+
+    def verdict(self, now_ns: int) -> str | None:
+        """Return how the change ends, or None while it goes on: `overlapped`, `waited`, or `deaf: <stream>`."""
+        serving, candidate = self.serving, self.candidate
+        if serving is None or candidate is None or candidate.state is not State.OPEN:
+            return None
+        age_ns = now_ns - candidate.opened_ns
+        if age_ns < OVERLAP_MIN_NS:
+            return None
+        pairs = [
+            (old, candidate.streams[name]) for name, old in serving.streams.items() if old.count and name in candidate.streams
+        ]
+        apart = [(old, new) for old, new in pairs if not new.overlaps(old)]
+        if candidate.subscribed and not apart:
+            return "overlapped"
+        margin_ns = candidate.opened_ns + DEAF_MARGIN_NS
+        alone = next((old.memory.name for old, new in apart if not new.count and old.last_ns > margin_ns), None)
+        if alone is None or self.alone is None or self.alone[0] != alone:
+            self.alone = None if alone is None else (alone, now_ns)
+        if age_ns < OVERLAP_WAIT_NS:
+            return None
+        if self.alone is not None:
+            return f"deaf: {alone}" if now_ns - self.alone[1] >= FRESH_NS else None
+        catching_up = any(old.memory.depth and new.count and old.last_ns > now_ns - FRESH_NS for old, new in apart)
+        return None if catching_up and age_ns < CATCH_UP_MAX_NS else "waited"
+
+
 class Shard:
     """One set of streams.
 
@@ -63,8 +158,14 @@ class Shard:
         attempts: The budget of connection attempts, shared by all shards of the process.
         next_number: Returns the number of the next connection of this market.
         draw: Returns a random number in [0, 1).
-        rotate_ns: A connection's age at which it is replaced; each draws up to a tenth less, so that shards do not rotate together.
+        rotate_ns: The greatest age of a connection.
         now_ns: Monotonic time.
+        name: What decides the times of rotation: the collector's name, and which of its shards this is.
+        seats: How many connections carry the streams at all times.
+
+    Attributes:
+        reconnects: Connections that ended by themselves.
+        handovers: How changes ended: `overlapped`, `waited`, `deaf`, or `died` when the old connection ended first.
     """
 
     def __init__(
@@ -72,34 +173,49 @@ class Shard:
         *,
         market: Market,
         streams: Sequence[str],
-        attempts: Window,
+        attempts: Attempts,
         next_number: Callable[[], int],
         draw: Callable[[], float],
         rotate_ns: int,
         now_ns: int,
         base: str | None = None,
+        name: str = "",
+        seats: int = 1,
     ) -> None:
         self.market = market
-        self.memories = [StreamMemory(name) for name in streams]
-        self.serving: Session | None = None
-        self.candidate: Session | None = None
+        self.memories = [StreamMemory(stream) for stream in streams]
+        self.seats = [_Seat(rotation_phase(name, index, seats), now_ns) for index in range(seats)]
         self.stopping = False
         self.reconnects = 0
-        self.failures = 0
+        self.handovers: Counter[str] = Counter()
+        self.pace = Pace(bursty=not any(memory.depth for memory in self.memories))
         self._base = base
         self._attempts = attempts
         self._next_number = next_number
         self._draw = draw
         self._rotate_ns = rotate_ns
-        self._rotate_at_ns = 0
-        self._dial_at_ns = now_ns
-        self._wanted: str | None = None
         self._check_ns = now_ns
+
+    @property
+    def sessions(self) -> list[Session]:
+        """Every connection that is open or being opened, serving ones first."""
+        serving = [seat.serving for seat in self.seats if seat.serving is not None]
+        return serving + [seat.candidate for seat in self.seats if seat.candidate is not None]
+
+    @property
+    def serving(self) -> Session | None:
+        """The first seat's connection."""
+        return self.seats[0].serving
+
+    @property
+    def candidate(self) -> Session | None:
+        """The connection that is to replace the first seat's."""
+        return self.seats[0].candidate
 
     @property
     def alive(self) -> bool:
         """Whether a connection is open or being opened."""
-        return self.serving is not None or self.candidate is not None
+        return bool(self.sessions)
 
     def deadline_ns(self) -> int:
         """Return when `tick` is due next."""
@@ -107,56 +223,74 @@ class Shard:
 
     def tick(self, now_ns: int, wall_ns: int, *, may_dial: bool = True) -> Sequence[Dial | Retire]:
         """Dial, rotate or retire if it is time; `may_dial` False postpones every dial."""
-        actions: list[Dial | Retire] = []
         self._check_ns = now_ns + CHECK_NS
         if self.stopping:
-            return actions
-        serving = self.serving
-        if serving is not None and serving.state is State.OPEN and self._wanted is None and now_ns >= self._rotate_at_ns:
-            self._wanted = "age"
-        if serving is not None and self.candidate is not None and self._may_retire(serving, self.candidate, now_ns):
-            actions.append(Retire(serving, f"replaced: {self._wanted}"))
-            self._promote(self.candidate, now_ns)
-        elif self._lacks_connection() and may_dial and now_ns >= self._dial_at_ns and self._attempts.take(now_ns):
-            actions.append(Dial(self._new(now_ns, wall_ns)))
-        return actions
+            return []
+        return [order for seat in self.seats for order in self._tick_seat(seat, now_ns, wall_ns, may_dial=may_dial)]
 
-    def _lacks_connection(self) -> bool:
-        return self.candidate is None and (self.serving is None or self._wanted is not None)
+    def _tick_seat(self, seat: _Seat, now_ns: int, wall_ns: int, *, may_dial: bool) -> list[Dial | Retire]:
+        serving = seat.serving
+        if serving is not None and seat.wanted is None and self._too_old(seat, serving, now_ns):
+            seat.wanted = "age"
+        verdict = seat.verdict(now_ns)
+        if verdict is not None and serving is not None and seat.candidate is not None:
+            self.handovers[verdict.partition(":")[0]] += 1
+            if not verdict.startswith("deaf"):
+                retire = Retire(serving, f"replaced: {seat.wanted}")
+                self._promote(seat, seat.candidate, now_ns)
+                return [retire]
+            retire = Retire(seat.candidate, verdict)
+            seat.candidate = None
+            self._failed(seat, now_ns)
+            return [retire]
+        if seat.lacks_connection() and may_dial and now_ns >= seat.dial_at_ns and self._attempts.take(now_ns):
+            return [Dial(self._new(seat, now_ns, wall_ns))]
+        return []
 
-    def opened(self, session: Session, now_ns: int) -> None:
+    def _too_old(self, seat: _Seat, serving: Session, now_ns: int) -> bool:
+        if serving.state is not State.OPEN or now_ns < seat.rotate_at_ns:
+            return False
+        # Not while another seat is without a connection that speaks, unless this one must go.
+        return now_ns - serving.opened_ns >= self._rotate_ns or all(other.settled for other in self.seats if other is not seat)
+
+    def opened(self, session: Session, now_ns: int) -> None:  # noqa: ARG002 - told in every case
         """Take the news that `session` is open."""
-        if session is self.serving:
-            self._rotate_at_ns = now_ns + int(self._rotate_ns * (1 - 0.1 * self._draw()))
+        for seat in self.seats:
+            if session is seat.serving:
+                self._plan_rotation(seat, session)
 
     def replace(self, session: Session, reason: str) -> None:
         """Take a session's wish to be replaced; a candidate's wish counts when it serves."""
-        if session is self.serving and self._wanted is None:
-            self._wanted = reason
+        for seat in self.seats:
+            if session is seat.serving and seat.wanted is None:
+                seat.wanted = reason
 
     def ended(self, session: Session, now_ns: int) -> None:
         """Take the end of `session`; ends of retired ones change nothing."""
-        if session is not self.serving and session is not self.candidate:
+        seat = next((seat for seat in self.seats if session in seat.sessions), None)
+        if seat is None:
             return
-        stable = session.frames > 0 and now_ns - session.opened_ns >= STABLE_NS
-        self.failures = 0 if stable else self.failures + 1
-        self._dial_at_ns = now_ns + backoff_ns(0 if stable else self.failures - 1, self._draw())
-        self._check_ns = min(self._check_ns, self._dial_at_ns)
         self.reconnects += 1
-        if session is self.candidate:
-            self.candidate = None
-        elif self.candidate is not None:
-            self._promote(self.candidate, now_ns)
+        if session.frames > 0 and now_ns - session.opened_ns >= STABLE_NS:
+            seat.failures = 0
+            seat.dial_at_ns = now_ns + backoff_ns(0, self._draw())
         else:
-            self.serving = None
-            self._wanted = None
+            self._failed(seat, now_ns)
+        self._check_ns = min(self._check_ns, seat.dial_at_ns)
+        if session is seat.candidate:
+            seat.candidate = None
+        elif seat.candidate is not None:
+            self.handovers["died"] += 1
+            self._promote(seat, seat.candidate, now_ns)
+        else:
+            seat.serving = seat.wanted = None
 
     def change(self, added: Sequence[str], removed: Sequence[str], now_ns: int) -> list[Session]:
         """Carry further streams, and some no longer; return the connections that have been told."""
         fresh = [StreamMemory(name) for name in added]
         gone = set(removed)
         self.memories = [memory for memory in self.memories if memory.name not in gone] + fresh
-        told = [session for session in (self.serving, self.candidate) if session is not None]
+        told = self.sessions
         for session in told:
             session.change(fresh, removed, now_ns)
         return told
@@ -164,38 +298,36 @@ class Shard:
     def stop(self, reason: str) -> Sequence[Retire]:
         """Stop everything; nothing is dialled again."""
         self.stopping = True
-        return [Retire(session, reason) for session in (self.serving, self.candidate) if session is not None]
+        return [Retire(session, reason) for session in self.sessions]
 
-    def _new(self, now_ns: int, wall_ns: int) -> Session:
+    def _new(self, seat: _Seat, now_ns: int, wall_ns: int) -> Session:
         session = Session(
             market=self.market,
             number=self._next_number(),
             memories=self.memories,
             base=self._base,
+            pace=self.pace,
             now_ns=now_ns,
             wall_ns=wall_ns,
         )
-        if self.serving is None:
-            self.serving = session
+        if seat.serving is None:
+            seat.serving = session
         else:
-            self.candidate = session
+            seat.candidate = session
         return session
 
-    def _promote(self, session: Session, now_ns: int) -> None:
-        self.serving, self.candidate, self._wanted = session, None, session.replace_reason
-        self._rotate_at_ns = session.opened_ns + int(self._rotate_ns * (1 - 0.1 * self._draw()))
-        if self._wanted is not None:
-            # It was told at once to go elsewhere, as by a draining pool of servers: ask again, but not in a storm.
-            self.failures += 1
-            self._dial_at_ns = max(self._dial_at_ns, now_ns + backoff_ns(self.failures, self._draw()))
+    def _failed(self, seat: _Seat, now_ns: int) -> None:
+        seat.dial_at_ns = now_ns + backoff_ns(seat.failures, self._draw())
+        seat.failures += 1
 
-    def _may_retire(self, serving: Session, candidate: Session, now_ns: int) -> bool:
-        """Return whether the candidate has taken over."""
-        age_ns = now_ns - candidate.opened_ns
-        if candidate.state is not State.OPEN or age_ns < OVERLAP_MIN_NS:
-            return False
-        if age_ns >= OVERLAP_MAX_NS:
-            return True
-        return candidate.subscribed and all(
-            candidate.streams[name].joined or stream.last_ns <= candidate.opened_ns for name, stream in serving.streams.items()
-        )
+    def _plan_rotation(self, seat: _Seat, session: Session) -> None:
+        age_ns = rotation_age_ns(session.opened_wall_ns, self._rotate_ns, seat.phase, self._draw())
+        seat.rotate_at_ns = session.opened_ns + age_ns
+
+    def _promote(self, seat: _Seat, session: Session, now_ns: int) -> None:
+        seat.serving, seat.candidate, seat.wanted = session, None, session.replace_reason
+        self._plan_rotation(seat, session)
+        if seat.wanted is not None:
+            # It was told at once to go elsewhere, as by a draining pool of servers: ask again, but not in a storm.
+            seat.failures += 1
+            seat.dial_at_ns = max(seat.dial_at_ns, now_ns + backoff_ns(seat.failures, self._draw()))

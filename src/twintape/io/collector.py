@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from twintape.core.budget import SECOND_NS, WeightBudget, attempt_window
-from twintape.core.markets import RULES, Market, depth_url, depth_weight
-from twintape.core.session import (
+from twintape.core.actions import (
     AbortSocket,
     Action,
     CloseSocket,
@@ -27,16 +25,20 @@ from twintape.core.session import (
     Pong,
     Replace,
     Send,
-    Session,
-    State,
 )
+from twintape.core.budget import RETRY_FACTOR, SECOND_NS, Attempts, WeightBudget, attempt_window
+from twintape.core.checkpoints import CheckpointPlan
+from twintape.core.markets import RULES, Market, depth_url, depth_weight
+from twintape.core.session import Session, State
 from twintape.core.settings import MarketSettings, RecordSettings, shards
 from twintape.core.shard import Dial, Retire, Shard
-from twintape.core.wire import clock_line, snapshot_line, suspect_line
+from twintape.core.symbols import Changes, Roster
+from twintape.core.wire import clock_line, snapshot_line, subscribe_line, suspect_line
 from twintape.io.ports import Clock, Dialer, Rest, RestAnswer, Socket
 from twintape.io.rest import SnapshotFetcher, Wish
 from twintape.io.shipper import Shipper
 from twintape.io.spool import SealedFile, Spool
+from twintape.io.symbols import SymbolWatch
 from twintape.io.writer import Writer
 
 __all__ = ["Collector", "Journal"]
@@ -66,11 +68,39 @@ class Journal(Protocol):
         """Take something somebody should act on."""
 
 
-ALARMING = frozenset({"queue_full", "rest_blocked", "upload_failing", "upload_damaged", "spool_alarm", "subscribe_refused"})
-WARNING = frozenset(
-    {"gap", "epoch", "silent", "peer_vanished", "clock_step", "snapshot_given_up", "server_shutdown", "dial_failed", "spool_note"}
+ALARMING = frozenset(
+    {
+        "queue_full",
+        "descriptors_short",
+        "connects_not_shared",
+        "rest_blocked",
+        "upload_failing",
+        "upload_damaged",
+        "spool_alarm",
+        "subscribe_refused",
+    }
 )
-ROUTINE = frozenset({"id_irregular", "frame_of_no_stream", "gap_covered", "frame_not_text", "depth_without_ids"})
+WARNING = frozenset(
+    {
+        "symbol_unknown",
+        "symbols_unreadable",
+        "gap",
+        "epoch",
+        "silent",
+        "lagging",
+        "stream_mute",
+        "check_late",
+        "peer_vanished",
+        "clock_step",
+        "snapshot_given_up",
+        "server_shutdown",
+        "dial_failed",
+        "spool_note",
+    }
+)
+ROUTINE = frozenset(
+    {"gap_open", "gap_filled", "id_irregular", "frame_of_no_stream", "gap_covered", "frame_not_text", "depth_without_ids"}
+)
 """Counted always, logged only now and then: one bad stream must not fill the log."""
 LOG_ROUTINE_EVERY = 1000
 
@@ -124,6 +154,8 @@ class Link:
         for action in actions:
             if isinstance(action, Notice):
                 self._collector.notice(action.name, connection=self.session.number, market=str(self.market), **action.details)
+                if action.name == "silent":
+                    self._collector.look_up(self.market)
             elif isinstance(action, FetchSnapshot):
                 self._collector.fetch(self.shard, action.symbol, action.reason, action.update_id)
             elif isinstance(action, Replace):
@@ -163,11 +195,11 @@ class _MarketState:
 
     settings: MarketSettings
     connections: int = 0
+    shards: int = 0
     lines: int = 0
     size: int = 0
-    checkpoint_ns: int = 0
-    checkpoint_index: int = 0
     shard_of: dict[str, Shard] = field(default_factory=dict)
+    watch: SymbolWatch | None = None
 
     def next_number(self) -> int:
         self.connections += 1
@@ -187,6 +219,8 @@ class Collector:
         draw: Returns a random number in [0, 1).
         journal: Takes log lines.
         threaded: False runs the writer's steps in the event loop (for simulations).
+        attempts: The budget of connection attempts; None: this process has one of its own.
+        room_to_connect: Returns whether file descriptors are left for one more connection.
     """
 
     def __init__(
@@ -201,6 +235,8 @@ class Collector:
         draw: Callable[[], float],
         journal: Journal,
         threaded: bool = True,
+        attempts: Attempts | None = None,
+        room_to_connect: Callable[[], bool] = lambda: True,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -228,6 +264,10 @@ class Collector:
             on_notice=self.report,
         )
         self.fetcher = SnapshotFetcher(rest, clock, pools=self._pools(), draw=draw, notice=self.report)
+        self.plans: dict[str, CheckpointPlan] = {}
+        self._attempts: Attempts = attempts or attempt_window()
+        self._room_to_connect = room_to_connect
+        self._cramped = False
         self._paused_ns = 0
         self._dialer = dialer
         self._draw = draw
@@ -241,7 +281,8 @@ class Collector:
 
     def _pools(self) -> dict[str, WeightBudget]:
         rules = [RULES[market] for market in self.markets]
-        return {rule.weight_pool: WeightBudget(rule.weight_per_minute, self.settings.weight_share) for rule in rules}
+        share = min(1.0, self.settings.weight_share * RETRY_FACTOR)
+        return {rule.weight_pool: WeightBudget(rule.weight_per_minute, share) for rule in rules}
 
     # --- life ------------------------------------------------------------------------------------------------------------------
 
@@ -326,24 +367,97 @@ class Collector:
 
     def _make_shards(self) -> None:
         now_ns = self.clock.monotonic_ns()
-        attempts = attempt_window()
         for market, state in self.markets.items():
-            for names in shards(state.settings.stream_names(), self.settings.streams_per_connection):
-                shard = Shard(
-                    market=market,
-                    streams=names,
-                    base=state.settings.websocket,
-                    attempts=attempts,
-                    next_number=state.next_number,
-                    draw=self._draw,
-                    rotate_ns=int(self.settings.rotate_hours * 3600 * SECOND_NS),
-                    now_ns=now_ns,
-                )
-                self.shards.append(shard)
+            self._add_shards(market, state.settings.stream_names(), now_ns)
+            if state.settings.symbols and self.settings.symbols_minutes:
+                state.watch = self._follow(market, state)
+        self._plan_checkpoints(now_ns)
+
+    def _add_shards(self, market: Market, streams: Sequence[str], now_ns: int) -> None:
+        state = self.markets[market]
+        sentinel = state.settings.sentinel
+        for names in shards(streams, self.settings.streams_per_connection):
+            shard = Shard(
+                market=market,
+                streams=[*names, sentinel] if sentinel and sentinel not in names else names,
+                base=state.settings.websocket,
+                attempts=self._attempts,
+                next_number=state.next_number,
+                draw=self._draw,
+                rotate_ns=int(self.settings.rotate_hours * 3600 * SECOND_NS),
+                now_ns=now_ns,
+                name=f"{self.settings.collector}/{market}/{state.shards}",
+                seats=self.settings.connections,
+            )
+            state.shards += 1
+            self.shards.append(shard)
+            self._index(state, shard)
+
+    def _index(self, state: _MarketState, shard: Shard) -> None:
+        for memory in shard.memories:
+            if memory.depth:
+                state.shard_of[memory.symbol] = shard
+
+    # --- symbols ---------------------------------------------------------------------------------------------------------------
+
+    def _follow(self, market: Market, state: _MarketState) -> SymbolWatch:
+        grace_ns = int(self.settings.symbols_grace_minutes * 60 * SECOND_NS)
+        return SymbolWatch(
+            market,
+            Roster(state.settings.symbols, grace_ns=grace_ns),
+            interval_ns=int(self.settings.symbols_minutes * 60 * SECOND_NS),
+            clock=self.clock,
+            draw=self._draw,
+            ask=self.fetcher.ask,
+            apply=partial(self._apply, market),
+            notice=self.report,
+            base=state.settings.rest,
+        )
+
+    def look_up(self, market: Market) -> None:
+        """Have the exchange's list read soon: something is silent."""
+        watch = self.markets[market].watch
+        if watch is not None:
+            watch.hurry(self.clock.monotonic_ns())
+
+    def _apply(self, market: Market, changes: Changes) -> None:
+        """Record further symbols, and some no longer; connections that carry neither are not touched."""
+        state, now_ns = self.markets[market], self.clock.monotonic_ns()
+        own = [shard for shard in self.shards if shard.market is market]
+        if changes.added or changes.removed:
+            self.notice("symbols_changed", market=str(market), added=list(changes.added), removed=list(changes.removed))
+            gone = set(changes.removed)
+            for symbol in gone:
+                state.shard_of.pop(symbol, None)
+            waiting = [name for symbol in changes.added for name in state.settings.symbol_streams(symbol)]
+            for shard in own:
+                removed = [memory.name for memory in shard.memories if memory.symbol in gone]
+                room = self.settings.streams_per_connection - len(shard.memories) + len(removed)
+                added, waiting = waiting[:room], waiting[room:]
+                if added or removed:
+                    self._change(state, shard, added, removed, now_ns)
+            self._add_shards(market, waiting, now_ns)
+            self._plan_checkpoints(now_ns)
+        for shard in self.shards:
+            if shard.market is market:
                 for memory in shard.memories:
-                    if memory.depth:
-                        state.shard_of[memory.symbol] = shard
-            state.checkpoint_ns = now_ns + self._checkpoint_interval_ns(state)
+                    memory.quiet = memory.symbol in changes.quiet
+
+    def _change(self, state: _MarketState, shard: Shard, added: Sequence[str], removed: Sequence[str], now_ns: int) -> None:
+        told = shard.change(added, removed, now_ns)
+        self._index(state, shard)
+        streams = [memory.name for memory in shard.memories]
+        if not set(streams) - {state.settings.sentinel}:
+            self.shards.remove(shard)
+            for retire in shard.stop("its symbols are gone"):
+                self.links[retire.session].perform(retire.session.stop(now_ns, retire.reason))
+            return
+        for session in told:
+            link = self.links[session]
+            if link.recording:
+                session.record(subscribe_line(streams=streams), now_ns)
+                link.flush()
+                self.writer.subscribed(link.market, session.number, streams)
 
     # --- tasks -----------------------------------------------------------------------------------------------------------------
 
@@ -375,15 +489,25 @@ class Collector:
                 for link in list(self.links.values()):
                     self._tick_link(link, now_ns, wall_ns)
                     deadline_ns = min(deadline_ns, link.session.deadline_ns())
+            self._checkpoint(now_ns)
             for state in self.markets.values():
-                self._checkpoint(state, now_ns)
+                if state.watch is not None:
+                    state.watch.tick(now_ns)
             self.writer.tick()
             wait_s = max(TICK_MIN_S, (deadline_ns - now_ns) / SECOND_NS)
             await self.clock.sleep(wait_s)
             self.loop_lag_ns = max(0, self.clock.monotonic_ns() - now_ns - int(wait_s * SECOND_NS))
 
     def _may_dial(self) -> bool:
-        return not self.paused and not self.writer.disk_refuses
+        return not self.paused and not self.writer.disk_refuses and self._has_descriptors()
+
+    def _has_descriptors(self) -> bool:
+        """Return whether one more connection leaves enough file descriptors for what is being recorded."""
+        cramped = not self._room_to_connect()
+        if cramped is not self._cramped:
+            self._cramped = cramped
+            self.notice("descriptors_short" if cramped else "descriptors_short_over")
+        return not cramped
 
     def _obey(self, shard: Shard, order: Dial | Retire, now_ns: int) -> None:
         if isinstance(order, Retire):
@@ -452,7 +576,7 @@ class Collector:
     def fetch(self, shard: Shard, symbol: str, reason: str, update_id: int | None) -> None:
         """Have a snapshot fetched and recorded on the connection that serves the shard then."""
         state = self.markets[shard.market]
-        limit = self.settings.snapshot_limit or RULES[shard.market].depth_limit
+        limit = self._snapshot_limit(shard.market)
         url = depth_url(shard.market, symbol, limit, base=state.settings.rest)
         self.fetcher.ask(
             Wish(
@@ -468,9 +592,7 @@ class Collector:
         )
 
     def _deliver(self, shard: Shard, symbol: str, url: str, answer: RestAnswer) -> None:
-        link = next(
-            (self.links.get(s) for s in (shard.serving, shard.candidate) if s is not None and s.state is State.OPEN), None
-        )
+        link = next((self.links.get(session) for session in shard.sessions if session.state is State.OPEN), None)
         if link is None or not link.recording:
             self.notice("snapshot_homeless", symbol=symbol)
             return
@@ -500,17 +622,31 @@ class Collector:
         link.session.record(line, now_ns)
         self.mark_dirty()
 
-    def _checkpoint_interval_ns(self, state: _MarketState) -> int:
-        return int(self.settings.snapshot_minutes * 60 * SECOND_NS / max(1, len(state.shard_of)))
-
-    def _checkpoint(self, state: _MarketState, now_ns: int) -> None:
-        """Ask for the snapshot of one symbol after the other, spread evenly."""
-        if not self.settings.snapshot_minutes or not state.shard_of or now_ns < state.checkpoint_ns:
+    def _plan_checkpoints(self, now_ns: int) -> None:
+        """Plan the checkpoints of every weight pool; its markets share one budget and one round."""
+        if not self.settings.snapshot_minutes:
             return
-        state.checkpoint_ns = now_ns + self._checkpoint_interval_ns(state)
-        symbol, shard = list(state.shard_of.items())[state.checkpoint_index % len(state.shard_of)]
-        state.checkpoint_index += 1
-        self.fetch(shard, symbol, "checkpoint", None)
+        for pool in self.fetcher.pools:
+            markets = [market for market in self.markets if RULES[market].weight_pool == pool]
+            entries = [
+                (market, symbol, depth_weight(market, self._snapshot_limit(market)))
+                for market in markets
+                for symbol in self.markets[market].shard_of
+            ]
+            allowed = RULES[markets[0]].weight_per_minute * self.settings.weight_share
+            interval_ns = int(self.settings.snapshot_minutes * 60 * SECOND_NS)
+            self.plans[pool] = CheckpointPlan(entries, allowed, interval_ns, now_ns)
+
+    def _checkpoint(self, now_ns: int) -> None:
+        """Ask for the snapshots whose turn it is."""
+        for plan in self.plans.values():
+            entry = plan.due(now_ns)
+            if entry is not None:
+                market, symbol = entry
+                self.fetch(self.markets[market].shard_of[symbol], symbol, "checkpoint", None)
+
+    def _snapshot_limit(self, market: Market) -> int:
+        return min(self.settings.snapshot_limit or RULES[market].depth_limit, RULES[market].depth_limit)
 
     # --- pressure --------------------------------------------------------------------------------------------------------------
 

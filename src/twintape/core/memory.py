@@ -1,0 +1,125 @@
+"""What successive and simultaneous connections know together about one stream: its rhythm, its ids, and the holes in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twintape.core.budget import SECOND_NS
+from twintape.core.silence import Listening, Pace
+from twintape.core.wire import is_depth, split_stream
+
+__all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory"]
+
+HOLE_WAIT_NS = SECOND_NS
+"""While another connection listens to the same stream, a hole is no gap before that one had so long to deliver the ids."""
+BEHIND_NS = 3 * SECOND_NS
+"""A stream that says nothing for so long while another connection hears it go on is silent here and nowhere else."""
+HOLES_MAX = 100
+"""More undecided holes than this on one stream: the oldest are gaps at once."""
+
+
+@dataclass(slots=True)
+class Hole:
+    """Ids `(after, next]` that one connection has missed and another may yet deliver."""
+
+    after_update_id: int
+    next_prev_update_id: int
+    due_ns: int
+    across_connections: bool
+
+
+class StreamMemory:
+    """What all connections know together about one stream; owned by whoever makes the sessions.
+
+    Attributes:
+        name: As Binance spells it.
+        symbol: As REST spells it.
+        depth: Whether the stream is spliced by update ids.
+        pace: Its rhythm.
+        update_id: The greatest final update id ever heard, or None.
+        snapshot_asked: Whether the first snapshot was asked for.
+        listeners: How many open connections are subscribed to it.
+        holes: What one connection has missed while another one was open.
+        mute: Whether it was found never to speak, and said so.
+        quiet: Whether it is known to have nothing to say (a symbol that does not trade): its silence is no suspicion.
+    """
+
+    __slots__ = ("depth", "holes", "listeners", "mute", "name", "pace", "quiet", "snapshot_asked", "symbol", "update_id")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.symbol, stream = split_stream(name)
+        self.depth = is_depth(stream)
+        self.pace = Pace(bursty=not self.depth)
+        self.update_id: int | None = None
+        self.snapshot_asked = False
+        self.listeners = 0
+        self.holes: list[Hole] = []
+        self.mute = False
+        self.quiet = False
+
+    def fill(self, prev_update_id: int, final_update_id: int) -> int:
+        """Take an event that some connection delivered, and return how many holes it closed for good."""
+        before = len(self.holes)
+        for hole in self.holes:
+            if prev_update_id <= hole.after_update_id < final_update_id:
+                hole.after_update_id = final_update_id
+        self.holes = [hole for hole in self.holes if hole.after_update_id < hole.next_prev_update_id]
+        return before - len(self.holes)
+
+    def due(self, now_ns: int) -> list[Hole]:
+        """Return the holes that nobody has closed in time, and forget them: they are gaps."""
+        excess = max(0, len(self.holes) - HOLES_MAX)
+        gaps = [hole for index, hole in enumerate(self.holes) if hole.due_ns <= now_ns or self.listeners < 2 or index < excess]
+        self.holes = [hole for hole in self.holes if hole not in gaps]
+        return gaps
+
+
+class HeardStream(Listening):
+    """One stream on one connection.
+
+    Attributes:
+        memory: What is known beyond this connection.
+        update_id: Where this connection stands, or None before its first event.
+        start_update_id: Where its unbroken chain begins: it has every id in `(start_update_id, update_id]`.
+        first_ns: When the first frame came, or None.
+        suspect: Whether it is silent now; since `suspect_ns`, wall time.
+    """
+
+    __slots__ = ("_base_update_id", "_behind_ns", "first_ns", "memory", "start_update_id", "suspect", "suspect_ns", "update_id")
+
+    def __init__(self, memory: StreamMemory, now_ns: int) -> None:
+        super().__init__(now_ns, memory.pace)
+        self.memory = memory
+        self.update_id: int | None = None
+        self.start_update_id: int | None = None
+        self.first_ns: int | None = None
+        self.suspect = False
+        self.suspect_ns = 0
+        self._behind_ns = now_ns
+        self._base_update_id = memory.update_id
+
+    def restart(self, now_ns: int) -> None:
+        """Forgive the silence so far, and learn nothing from it."""
+        super().restart(now_ns)
+        self._behind_ns = now_ns
+        self._base_update_id = self.memory.update_id
+
+    def excuse(self, late_ns: int, now_ns: int) -> None:
+        """Leave so much of the silence out: nobody listened."""
+        super().excuse(late_ns, now_ns)
+        self._behind_ns = min(now_ns, self._behind_ns + late_ns)
+
+    def deaf(self, now_ns: int) -> bool:
+        """Return whether something is wrong: silent for too long, or while another connection hears the stream go on."""
+        known = self.memory.update_id
+        here = max(self.update_id or 0, self._base_update_id or 0)
+        if self.memory.listeners < 2 or known is None or known <= here or self.last_ns > self._behind_ns:
+            self._behind_ns = now_ns
+        return now_ns - self._behind_ns > BEHIND_NS or self.silent(now_ns)
+
+    def overlaps(self, old: HeardStream) -> bool:
+        """Return whether both have heard the same piece of the stream, so that nothing lies between them if `old` ends now."""
+        if self.memory.depth:
+            return old.update_id is not None and self.start_update_id is not None and self.start_update_id <= old.update_id
+        return self.first_ns is not None and old.count > 0 and old.last_ns >= self.first_ns

@@ -1,0 +1,112 @@
+from twintape.core.budget import SECOND_NS
+from twintape.core.memory import HOLES_MAX, HeardStream, Hole, StreamMemory
+
+S = SECOND_NS
+NAME = "btcusdt@depth@100ms"
+
+
+def memory_with(*holes, listeners=2):
+    memory = StreamMemory(NAME)
+    memory.listeners = listeners
+    memory.holes = [Hole(after, following, 10 * S, across_connections=False) for after, following in holes]
+    return memory
+
+
+def test_a_name_says_whose_stream_it_is_and_whether_it_is_spliced():
+    assert (StreamMemory(NAME).symbol, StreamMemory(NAME).depth) == ("BTCUSDT", True)
+    assert StreamMemory("btcusdt@trade").depth is False
+
+
+def test_events_fill_a_hole_from_its_beginning_until_it_is_closed():
+    memory = memory_with((10, 20), (30, 40))
+    assert memory.fill(10, 15) == 0
+    assert memory.fill(17, 20) == 0  # not connected to what is known
+    assert memory.fill(12, 22) == 1
+    assert [hole.after_update_id for hole in memory.holes] == [30]
+    assert memory.fill(25, 45) == 1
+    assert memory.fill(45, 46) == 0
+
+
+def test_a_hole_that_nobody_closes_in_time_is_a_gap_once():
+    memory = memory_with((10, 20))
+    assert memory.due(9 * S) == []
+    assert [hole.after_update_id for hole in memory.due(10 * S)] == [10]
+    assert memory.due(11 * S) == []
+
+
+def test_a_hole_is_a_gap_at_once_when_nobody_is_left_to_close_it():
+    assert len(memory_with((10, 20), listeners=1).due(0)) == 1
+
+
+def test_of_too_many_holes_the_oldest_are_gaps_at_once():
+    memory = memory_with(*((10 * n, 10 * n + 5) for n in range(HOLES_MAX + 2)))
+    assert [hole.after_update_id for hole in memory.due(0)] == [0, 10]
+    assert len(memory.holes) == HOLES_MAX
+
+
+def heard(memory, start=None, final=None, now=0):
+    stream = HeardStream(memory, now)
+    stream.start_update_id, stream.update_id = start, final
+    return stream
+
+
+def test_depth_streams_overlap_when_the_newer_chain_begins_inside_the_older():
+    memory = StreamMemory(NAME)
+    old = heard(memory, 0, 100)
+    assert heard(memory, 100, 120).overlaps(old)
+    assert heard(memory, 50, 90).overlaps(old)
+    assert not heard(memory, 101, 120).overlaps(old)
+    assert not heard(memory).overlaps(old)
+    assert not heard(memory, 1, 2).overlaps(heard(memory))
+
+
+def test_other_streams_overlap_when_both_spoke_at_the_same_time():
+    memory = StreamMemory("btcusdt@trade")
+    old, new = heard(memory), heard(memory)
+    assert not new.overlaps(old)
+    new.first_ns = 5
+    assert not new.overlaps(old)
+    old.count, old.last_ns = 1, 4
+    assert not new.overlaps(old)
+    old.last_ns = 5
+    assert new.overlaps(old)
+
+
+def test_a_stream_is_deaf_when_another_connection_hears_it_go_on_for_three_seconds():
+    memory = StreamMemory(NAME)
+    memory.listeners, memory.update_id = 2, 50
+    stream = heard(memory)
+    assert not stream.deaf(60 * S)  # what was said before it was opened is nothing it should have heard
+    memory.update_id = 60
+    assert not stream.deaf(61 * S)
+    assert stream.deaf(64 * S)
+    stream.update_id, stream.last_ns = 60, 64 * S
+    assert not stream.deaf(64 * S)
+
+
+def test_a_stream_that_lags_but_goes_on_is_not_deaf():
+    memory = StreamMemory(NAME)
+    memory.listeners, memory.update_id = 2, 1
+    stream = heard(memory)
+    for second in range(60):
+        memory.update_id = 1000 + second
+        stream.update_id, stream.last_ns = second, second * S
+        assert not stream.deaf(second * S)
+
+
+def test_a_stream_alone_on_its_connection_is_not_measured_by_others():
+    memory = StreamMemory(NAME)
+    stream = heard(memory)
+    memory.update_id = 10
+    assert not stream.deaf(100 * S)
+
+
+def test_a_time_in_which_nobody_listened_is_no_deafness():
+    memory = StreamMemory(NAME)
+    memory.listeners, memory.update_id = 2, 50
+    stream = heard(memory)
+    memory.update_id = 60
+    stream.excuse(20 * S, 21 * S)
+    assert not stream.deaf(21 * S)
+    stream.restart(30 * S)
+    assert not stream.deaf(40 * S)
