@@ -12,7 +12,7 @@ import pytest
 import twintape
 from support.corpus import CORPUS, captures, load, needs_corpus
 from support.oracle import OracleBook, book_ticker_agreement, mantissa
-from support.processes import Collector, exchange, run
+from support.processes import Collector, call, exchange, run
 from twintape.columns.schema import DEPTH, TableReader
 from twintape.core import wire
 from twintape.core.markets import Market
@@ -83,9 +83,9 @@ def _between(capture):
         day += timedelta(days=1)
 
 
-def merge(root, capture):
+def merge(root, capture, execute=run):
     for date in dates_of(capture):
-        run("merge", "--date", date, "--market", capture["market"], "--store", root / "store")
+        execute("merge", "--date", date, "--market", capture["market"], "--store", root / "store")
 
 
 def check(root, name, capture):
@@ -217,7 +217,7 @@ def damaged_copies(root, capture, lost_by_both=None):
 def import_all(root, capture, copies):
     single = ["--symbol", capture["symbols"][0]["symbol"]] if len(capture["symbols"]) == 1 else []
     for name, paths in copies.items():
-        run("import", *paths, "--market", capture["market"], "--collector", name, "--store", root / "store", *single)
+        call("import", *paths, "--market", capture["market"], "--collector", name, "--store", root / "store", *single)
 
 
 @pytest.mark.timeout(300)
@@ -225,7 +225,7 @@ def import_all(root, capture, copies):
 def test_imported_damaged_copies_make_the_whole_book(name, tmp_path):
     capture = capture_of(name)
     import_all(tmp_path, capture, damaged_copies(tmp_path, capture))
-    merge(tmp_path, capture)
+    merge(tmp_path, capture, call)
     check(tmp_path, name, capture)
 
 
@@ -246,7 +246,7 @@ def test_a_range_lost_by_both_lines_is_exactly_that_gap_and_the_book_restarts_fr
     with gzip.open(copies["beta"][0], "ab") as stream:
         stream.write(late)
     import_all(tmp_path, capture, copies)
-    run("merge", "--date", "2024-08-08", "--market", "spot", "--store", tmp_path / "store", expect=1)
+    call("merge", "--date", "2024-08-08", "--market", "spot", "--store", tmp_path / "store", expect=1)
     archive = twintape.open(str(tmp_path / "store"))
     proof = archive.proof("spot", "BTCUSDT", "2024-08-08")
     assert proof.status == "gapped"

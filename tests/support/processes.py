@@ -28,6 +28,18 @@ def run(*arguments: str | Path, expect: int | tuple[int, ...] = 0, cwd: Path | N
     return done.stdout
 
 
+def call(*arguments: str | Path, expect: int | tuple[int, ...] = 0) -> str:
+    """Run a command inside this process, which saves starting one, and return what it printed."""
+    from typer.testing import CliRunner
+
+    from twintape.cli import app
+
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    wanted = (expect,) if isinstance(expect, int) else expect
+    assert done.exit_code in wanted, f"{arguments} ended with {done.exit_code}: {done.output[-2000:]} {done.exception!r}"
+    return done.stdout
+
+
 class Exchange:
     """A running `twintape exchange`."""
 
