@@ -46,7 +46,7 @@ def record(root, capture):
         "--speed",
         f"{max(1.0, seconds / PLAY_S):.3f}",
     ]
-    faults = ["--fault", "fin:0:0.10-0.20", "--fault", "rst:0:0.85-0.90"]
+    faults = ["--fault", "fin:0:0.10-0.20"]
     with exchange(root / "exchange.log", *options, *faults) as venue, contextlib.ExitStack() as stack:
         collectors = []
         for name, gateway in zip(("alpha", "beta"), venue.gateways, strict=True):
@@ -59,8 +59,8 @@ def record(root, capture):
         collectors[1].kill()
         venue.wait_position(0.50)
         collectors[1].start()
-        status = venue.wait_connected(1)
-        assert status["position"] < 0.85, "beta came back too late for this test to mean anything"
+        venue.wait_connected(1)
+        venue.inject("rst", 0, seconds=0.5)
         venue.wait_position(1.0)
         # Everything sent is heard before the sockets are closed: the exchange has nothing left for anyone.
         venue.wait(lambda now: now["ended"])

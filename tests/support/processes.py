@@ -51,6 +51,12 @@ class Exchange:
         with urllib.request.urlopen(f"{self.gateways[0]['rest']}/twintape/status", timeout=10) as answer:
             return json.load(answer)
 
+    def inject(self, kind: str, gateway: int, *, seconds: float) -> None:
+        body = json.dumps({"kind": kind, "gateway": gateway, "seconds": seconds}).encode()
+        request = urllib.request.Request(f"{self.gateways[0]['rest']}/twintape/fault", data=body, method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200, answer.read()
+
     def wait(self, condition) -> dict:
         deadline = time.monotonic() + WAIT_S
         while time.monotonic() < deadline:
