@@ -1,9 +1,11 @@
+import asyncio
 import sys
 import time
 
 import pytest
 
-from twintape.io.clock import UNKNOWN, SystemClock, quality_of
+from twintape.io import clock as clock_module
+from twintape.io.clock import UNKNOWN, SystemClock, chrony_quality, quality_of, watch_chrony
 from twintape.io.ports import ClockQuality
 
 
@@ -45,3 +47,46 @@ async def test_sleep_waits():
     before = time.monotonic()
     await SystemClock().sleep(0.02)
     assert time.monotonic() - before >= 0.019
+
+
+TRACKING = "C0A80101,ntp,3,1763769600.5,-0.000001234,0,0,-1.2,0,0.1,0.010000000,0.000500000,64.2,Normal"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "506 Cannot talk to daemon", TRACKING.replace("-0.000001234", "x"), TRACKING.replace("-0.000001234", "nan"), "1,2,3"],
+)
+def test_what_is_no_answer_of_chrony_says_nothing(text):
+    assert chrony_quality(text) is None
+
+
+def script(tmp_path, text):
+    path = tmp_path / "chronyc"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+async def test_chrony_is_asked_outside_of_the_loop_and_believed_while_it_is_fresh(tmp_path, monkeypatch):
+    clock = SystemClock()
+    task = asyncio.create_task(watch_chrony(clock, script(tmp_path, f"echo '{TRACKING}'")))
+    for _ in range(500):
+        if clock.quality().source == "chrony":
+            break
+        await asyncio.sleep(0.01)
+    task.cancel()
+    assert clock.quality() == ClockQuality(-1234, 5_500_000, "chrony")
+    monkeypatch.setattr(clock_module, "CHRONY_VALID_NS", 0)
+    assert clock.quality().source != "chrony"
+
+
+@pytest.mark.parametrize("text", ["exec sleep 60", "exit 1", "echo nothing"])
+async def test_a_chrony_that_hangs_or_fails_holds_nothing_up(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(clock_module, "CHRONY_TIMEOUT_S", 0.2)
+    assert await clock_module.ask_chrony(script(tmp_path, text)) is None
+
+
+async def test_without_chrony_there_is_nothing_to_watch(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    await asyncio.wait_for(watch_chrony(SystemClock()), 1)
+    assert await clock_module.ask_chrony("/nowhere/chronyc") is None

@@ -255,6 +255,19 @@ def make_authority(directory, names):
     return context
 
 
+def make_expired(directory):
+    """Make a server certificate that was valid in the past only."""
+    make_authority(directory, ["IP:127.0.0.1"])
+    command = "openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out server.pem -extfile extensions"
+    dates = ["-not_before", "20200101000000Z", "-not_after", "20200201000000Z"]
+    made = subprocess.run([*command.split(), *dates], cwd=directory, check=False, capture_output=True)
+    if made.returncode:  # before OpenSSL 3.4: a negative number of days
+        subprocess.run([*command.split(), "-days", "-1"], cwd=directory, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(directory / "server.pem", directory / "server.key")
+    return context
+
+
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with the openssl command")
 
 
@@ -281,6 +294,14 @@ async def test_a_certificate_of_an_unknown_authority_or_for_another_name_is_refu
             await PicowsDialer().dial(url, Listener(), timeout_s=5)
         with pytest.raises(OSError, match=r"TLS certificate refused: IP address mismatch"):
             await PicowsDialer(ca_file=str(tmp_path / "ca.pem")).dial(url, Listener(), timeout_s=5)
+
+
+@needs_openssl
+async def test_an_expired_certificate_is_refused(tmp_path):
+    context = make_expired(tmp_path)
+    async with Running(tls=context) as server:
+        with pytest.raises(OSError, match=r"TLS certificate refused: certificate has expired \(our clock says 2"):
+            await PicowsDialer(ca_file=str(tmp_path / "ca.pem")).dial(f"wss://127.0.0.1:{server.port}/", Listener(), timeout_s=5)
 
 
 async def test_a_server_that_hangs_up_in_the_middle_of_the_handshake_is_an_os_error():

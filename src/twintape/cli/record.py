@@ -100,6 +100,7 @@ def _acknowledge(fd: int | None) -> Callable[[str, str, int], None] | None:
 
 async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, duration_s: float | None) -> None:
     import asyncio
+    import os
     import random
     import secrets
     import signal
@@ -107,10 +108,13 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from contextlib import AsyncExitStack
     from importlib.metadata import version
 
-    from twintape.io.clock import SystemClock
+    from twintape.io.clock import SystemClock, watch_chrony
     from twintape.io.collector import Collector
+    from twintape.io.connects import SharedAttempts, default_directory
+    from twintape.io.descriptors import may_connect, raise_limit
     from twintape.io.dialer import PicowsDialer
     from twintape.io.disk import PosixDisk
+    from twintape.io.egress import egress_of
     from twintape.io.http import AiohttpRest
     from twintape.io.journal import BackgroundStream, json_journal
     from twintape.io.spool import Spool, SpoolLimits
@@ -120,6 +124,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
 
     clock, disk, run, draw = SystemClock(), PosixDisk(settings.spool), secrets.token_hex(16), random.SystemRandom().random
     store = open_store(settings.store)
+    egress = egress_of(settings.proxy, settings.source_address, os.environ)
+    raise_limit()
     limits = SpoolLimits(
         held_size=2 * settings.queue_mebibytes << 20
     )  # sockets are paused long before the spool would lose lines
@@ -142,25 +148,33 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
 
     stream = BackgroundStream(sys.stderr)
     terminal = _TerminalJournal() if sys.stderr.isatty() else None
+    journal = terminal or json_journal(stream)
     async with AsyncExitStack() as stack:
         stack.callback(stream.close)
-        http = await stack.enter_async_context(AiohttpRest(clock))
+        http = await stack.enter_async_context(AiohttpRest(clock, egress=egress))
         collector = Collector(
             settings,
             clock=clock,
-            dialer=PicowsDialer(),
+            dialer=PicowsDialer(egress=egress),
             rest=http,
             spools=spools,
             # One attempt at a time: the shipper waits between them, and says so.
             upload=lambda sealed: upload_one(store, sealed, read=read, sleep=clock.sleep, draw=draw, attempts=1),
             draw=draw,
-            journal=terminal or json_journal(stream),
+            journal=journal,
+            attempts=SharedAttempts(
+                settings.shared_directory or default_directory(),
+                notice=lambda name, details: collector.report(name, details),
+            ),
+            room_to_connect=may_connect,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, collector.stop, signal.Signals(number).name)
         if duration_s is not None:
             loop.call_later(duration_s, collector.stop, "duration")
+        chrony = asyncio.create_task(watch_chrony(clock))
+        stack.callback(chrony.cancel)
         if settings.metrics_port:
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port))
         if terminal is not None:

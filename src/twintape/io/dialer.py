@@ -13,7 +13,9 @@ import ssl
 from contextlib import suppress
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+from python_socks import ProxyError
 
+from twintape.io.egress import Egress
 from twintape.io.ports import SocketListener
 
 __all__ = ["MESSAGE_BYTES_MAX", "PicowsDialer"]
@@ -152,9 +154,11 @@ class PicowsDialer:
 
     Args:
         ca_file: Trust only the authorities in this PEM file instead of the system's (for tests and closed networks).
+        egress: Proxy and source address.
     """
 
-    def __init__(self, *, ca_file: str | None = None) -> None:
+    def __init__(self, *, ca_file: str | None = None, egress: Egress | None = None) -> None:
+        self._egress = egress or Egress()
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._tls.minimum_version = ssl.TLSVersion.TLSv1_2
 
@@ -176,6 +180,8 @@ class PicowsDialer:
                     max_frame_size=MESSAGE_BYTES_MAX,
                     max_redirects=0,
                     logger_name=_LOGGER,
+                    proxy=self._egress.proxy_for(url),
+                    socket_factory=lambda place: self._egress.connect(place.host, place.port),
                 )
         except TimeoutError as error:
             raise TimeoutError(f"no websocket within {timeout_s:g} s") from error
@@ -183,7 +189,9 @@ class PicowsDialer:
             now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
             raise OSError(f"TLS certificate refused: {error.verify_message} (our clock says {now})") from error
         except WSError as error:
-            raise OSError(f"websocket handshake failed: {str(error)[:300]}") from error
+            raise OSError(self._egress.scrub(f"websocket handshake failed: {str(error)[:300]}")) from None
+        except ProxyError as error:
+            raise OSError(self._egress.scrub(f"the proxy refused: {error}")) from None
         if not adapter.connected:
             # picows returns without an error, and never tells a listener, when TCP ends in the middle of the handshake.
             raise OSError("the connection ended during the websocket handshake")

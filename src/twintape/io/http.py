@@ -1,12 +1,14 @@
-"""HTTP GETs by aiohttp: TLS verified, no redirects followed, bodies bounded, environment proxies ignored."""
+"""HTTP GETs by aiohttp: TLS verified, no redirects followed, bodies bounded; proxy and source address as the egress says."""
 
 from __future__ import annotations
 
+import base64
 import ssl
 from types import TracebackType
 
 import aiohttp
 
+from twintape.io.egress import Egress, without_credentials
 from twintape.io.ports import Clock, RestAnswer
 
 __all__ = ["BODY_BYTES_MAX", "AiohttpRest"]
@@ -23,16 +25,21 @@ class AiohttpRest:
     Args:
         clock: Stamps requests and answers.
         ca_file: Trust only the authorities in this PEM file instead of the system's.
+        egress: Proxy and source address.
     """
 
-    def __init__(self, clock: Clock, *, ca_file: str | None = None) -> None:
+    def __init__(self, clock: Clock, *, ca_file: str | None = None, egress: Egress | None = None) -> None:
+        self._egress = egress or Egress()
         self._clock = clock
         self._tls = ssl.create_default_context(cafile=ca_file)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> AiohttpRest:
+        source = self._egress.source_address
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=CONNECTIONS_MAX),
+            connector=aiohttp.TCPConnector(
+                ssl=self._tls, limit=CONNECTIONS_MAX, local_addr=None if source is None else (source, 0)
+            ),
             headers={"User-Agent": "twintape"},
             auto_decompress=True,
             trust_env=False,
@@ -54,7 +61,10 @@ class AiohttpRest:
         request_time_ns = self._clock.wall_ns()
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
-            async with self._session.get(url, allow_redirects=False, timeout=timeout) as response:
+            proxy, proxy_headers = self._proxy_for(url)
+            async with self._session.get(
+                url, allow_redirects=False, timeout=timeout, proxy=proxy, proxy_headers=proxy_headers
+            ) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                     body += chunk
@@ -65,4 +75,14 @@ class AiohttpRest:
         except TimeoutError as error:
             raise TimeoutError(f"no answer within {timeout_s:g} s") from error
         except aiohttp.ClientError as error:
-            raise OSError(f"no answer: {type(error).__name__}: {error}") from error
+            raise OSError(self._egress.scrub(f"no answer: {type(error).__name__}: {error}")) from None
+
+    def _proxy_for(self, url: str) -> tuple[str | None, dict[str, str] | None]:
+        """Return the proxy and, apart from its URL so that no error text can hold them, its credentials as headers."""
+        proxy = self._egress.proxy_for(url)
+        if proxy is None:
+            return None, None
+        plain, user, password = without_credentials(proxy)
+        if user is None:
+            return plain, None
+        return plain, {"Proxy-Authorization": "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()}

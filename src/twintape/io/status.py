@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector as MetricsSource
 
 from twintape.core.session import State
 from twintape.io.collector import Collector
+from twintape.io.descriptors import descriptors_left
 
 __all__ = ["StatusServer", "status"]
 
@@ -91,7 +92,18 @@ class _Source(MetricsSource):
         answers = CounterMetricFamily("twintape_rest_answers", "REST answers by status", labels=["status"])
         for code, count in collector.fetcher.answers.items():
             answers.add_metric([str(code)], count)
-        yield from (lines, size, lost, spool, alarm, events, answers)
+        now_ns = collector.clock.monotonic_ns()
+        weight = GaugeMetricFamily("twintape_rest_weight", "Request weight used in the last minute", labels=["pool"])
+        limit = GaugeMetricFamily("twintape_rest_weight_limit", "Request weight allowed in a minute", labels=["pool"])
+        blocked = GaugeMetricFamily("twintape_rest_blocked_seconds", "How long REST is forbidden still", labels=["pool"])
+        rounds = GaugeMetricFamily("twintape_checkpoint_round_seconds", "Time between checkpoints of a symbol", labels=["pool"])
+        for pool, budget in collector.fetcher.pools.items():
+            weight.add_metric([pool], budget.used(now_ns))
+            limit.add_metric([pool], budget.limit)
+            blocked.add_metric([pool], max(0, budget.blocked_until_ns - now_ns) / 1e9)
+        for pool, plan in collector.plans.items():
+            rounds.add_metric([pool], plan.round_ns / 1e9)
+        yield from (lines, size, lost, spool, alarm, events, answers, weight, limit, blocked, rounds)
         silent_ns = [
             collector.clock.monotonic_ns() - session.last_data_ns for session in collector.links if session.state is State.OPEN
         ]
@@ -103,6 +115,7 @@ class _Source(MetricsSource):
             "twintape_loop_lag_seconds": ("How late the event loop last was", collector.loop_lag_ns / 1e9),
             "twintape_uploads_waiting": ("Sealed files the store does not have yet", collector.shipper.waiting),
             "twintape_snapshots_waiting": ("Snapshots wished for", collector.fetcher.waiting),
+            "twintape_descriptors_left": ("File descriptors that can still be opened", descriptors_left()),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
