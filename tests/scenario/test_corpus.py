@@ -59,8 +59,9 @@ def record(root, capture):
         collectors[1].kill()
         venue.wait_position(0.50)
         collectors[1].start()
-        venue.wait_connected(1)
-        venue.inject("rst", 0, seconds=0.5)
+        if venue.wait_connected(1)["position"] < 0.9:
+            # What alpha was sent before still arrives, however slow the machine is: beta did not hear all of it.
+            venue.inject("fin", 0, seconds=0.5)
         venue.wait_position(1.0)
         # Everything sent is heard before the sockets are closed: the exchange has nothing left for anyone.
         venue.wait(lambda now: now["ended"])
