@@ -51,7 +51,9 @@ def ls(
         print_json([_day_row(day) for day in days])
     elif files:
         for day in days:
-            print("\n".join(day.files.values()))
+            for name, key in day.files.items():
+                if only in (None, name):
+                    print(f"{store.rstrip('/')}/{key}")
     elif not days:
         print("nothing is published yet: `twintape merge` publishes")
     else:
