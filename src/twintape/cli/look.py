@@ -32,9 +32,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 def ls(
     market: Annotated[str | None, typer.Option(help="Only this market: spot, usdm or coinm.")] = None,
     symbol: Annotated[str | None, typer.Option(help="Only this symbol.")] = None,
-    files: Annotated[
-        bool, typer.Option("--files", help="Print the proven files, one key a line, for DuckDB, Polars, ….")
-    ] = False,
+    files: Annotated[bool, typer.Option("--files", help="Print the proven files, one a line, for DuckDB, Polars, ….")] = False,
+    only: Annotated[str | None, typer.Option("--table", help="With --files: only this table: depth, arrival, …")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="List raw segments instead of days.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
