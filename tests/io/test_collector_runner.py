@@ -3,6 +3,10 @@
 import asyncio
 import errno
 import json
+import os
+import threading
+
+import pytest
 
 from support.virtual import VirtualClock
 from twintape.core import segment
@@ -99,6 +103,7 @@ class FlakyDisk(PosixDisk):
     """A real directory that refuses appends and writes while `full`."""
 
     full = False
+    number = errno.ENOSPC
 
     def append(self, path):
         self._check()
@@ -114,7 +119,7 @@ class FlakyDisk(PosixDisk):
 
     def _check(self):
         if self.full:
-            raise OSError(errno.ENOSPC, "no space left on device")
+            raise OSError(self.number, os.strerror(self.number))
 
 
 class Journal:
@@ -137,7 +142,7 @@ class Journal:
 class Rig:
     """A running collector and everything it touches."""
 
-    def __init__(self, directory, toml=""):
+    def __init__(self, directory, toml="", *, disk=None, threaded=False):
         text = f'collector = "tokyo"\nsymbols_minutes = 0\n{toml}\nmarkets = [{{market = "spot", symbols = ["BTCUSDT"]}}]\n'
         self.settings = parse_record_settings(text)
         self.clock = VirtualClock()
@@ -145,7 +150,7 @@ class Rig:
         self.rest = ScriptedRest(self.clock)
         self.store = MemoryStore(wall_ns=self.clock.wall_ns)
         self.journal = Journal()
-        self.disk = FlakyDisk(directory)
+        self.disk = disk or FlakyDisk(directory)
         self.store_error = None
         self.spool = Spool(
             self.disk,
@@ -165,7 +170,7 @@ class Rig:
             upload=self.upload,
             draw=lambda: 0.5,
             journal=self.journal,
-            threaded=False,
+            threaded=threaded,
         )
 
     async def upload(self, sealed):
@@ -200,6 +205,9 @@ class Rig:
         self.running = asyncio.get_running_loop().create_future()
         self.running.set_result(None)
         return error
+
+    def writer_alarm(self):
+        return self.collector.writer.status[Market.SPOT].alarm
 
     @property
     def socket(self):
@@ -238,8 +246,8 @@ async def test_segments_are_sealed_and_uploaded_while_recording_goes_on(tmp_path
 
 async def test_a_clock_line_opens_every_connection_and_comes_every_minute(tmp_path):
     async with Rig(tmp_path) as rig:
-        for _ in range(130):
-            rig.socket.hear(depth(1, 2))
+        for number in range(1, 131):
+            rig.socket.hear(fresh(rig, number))
             await rig.let(1)
     clocks = await rig.controls("clock")
     assert len(clocks) == 3
@@ -562,3 +570,135 @@ async def test_the_status_page_tells_the_state_and_prometheus_can_read_it(tmp_pa
         'twintape_events_total{event="connected"} 1.0',
     ):
         assert line in metrics
+
+
+# --- clocks, disks and limits --------------------------------------------------------------------------------------------------
+
+YEAR_S = 366 * 86400
+
+
+def fresh(rig, number):
+    """Return an event of now."""
+    return depth(number, number).replace(b"1760000000000", b"%d" % (rig.clock.now_ns // 1_000_000 + 1760000000000))
+
+
+@pytest.mark.parametrize("step_s", [YEAR_S, -YEAR_S, 3600])
+async def test_a_wall_clock_that_jumps_loses_nothing_cuts_the_segment_and_forward_casts_suspicion(tmp_path, step_s):
+    frames = []
+    async with Rig(tmp_path) as rig:
+        for number in range(1, 61):
+            if number == 30:
+                rig.clock.wall_offset_ns += step_s * SECOND_NS
+            frames.append(fresh(rig, number))
+            rig.socket.hear(frames[-1])
+            await rig.let(1)
+        assert rig.journal.named("clock_step")[0]["step_ns"] == pytest.approx(step_s * SECOND_NS, abs=2 * SECOND_NS)
+        assert len(rig.dialer.sockets) == 1
+    assert await rig.frames() == frames
+    assert {index.date for index, _ in await rig.recorded()} == {"2025-10-09"}, "files follow the exchange's clock"
+    assert "clock step" in [control["reason"] for control in await rig.controls("close")]
+    suspects = [control for control in await rig.controls("suspect") if control["reason"] == "clock step or suspend"]
+    assert len(suspects) == (step_s > 0)
+    for suspect in suspects:
+        assert suspect["to_ns"] - suspect["from_ns"] == pytest.approx(step_s * SECOND_NS, abs=3 * SECOND_NS)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EIO, errno.EMFILE, errno.ENOSPC])
+async def test_a_disk_that_refuses_for_a_minute_loses_nothing_and_lets_nobody_in(tmp_path, number):
+    frames = []
+    async with Rig(tmp_path) as rig:
+        for count in range(1, 121):
+            if count in (30, 90):
+                rig.disk.number, rig.disk.full = number, count == 30
+            if count == 60:
+                rig.dialer.sockets[0].listener.on_closed(None, "end of TCP")
+            socket = rig.socket
+            if rig.collector.links:
+                frames.append(fresh(rig, count))
+                socket.hear(frames[-1])
+            await rig.let(1)
+            if 32 <= count < 90:
+                assert rig.writer_alarm() == 3
+                assert len(rig.dialer.sockets) == 1
+        assert len(rig.dialer.sockets) == 2
+        assert rig.writer_alarm() == 0
+    assert await rig.frames() == frames
+    assert len(frames) > 85
+
+
+class StalledDisk(FlakyDisk):
+    """A disk whose writes and syncs hang while `stalled`."""
+
+    def __init__(self, root):
+        super().__init__(root)
+        self.moves = threading.Event()
+        self.moves.set()
+
+    def append(self, path):
+        file = super().append(path)
+        write, sync = file.write, file.sync
+        file.write = lambda data: (self.moves.wait(60), write(data))[1]
+        file.sync = lambda: (self.moves.wait(60), sync())[1]
+        return file
+
+
+async def test_pings_are_answered_at_once_while_the_disk_hangs_for_half_a_minute(tmp_path):
+    disk = StalledDisk(tmp_path)
+    rig = Rig(tmp_path, disk=disk, threaded=True)
+    frames, waits_ns = [], []
+    async with rig:
+        disk.moves.clear()
+        for second in range(30):
+            frames.append(fresh(rig, second + 1))
+            rig.socket.hear(frames[-1])
+            payload = b"%d" % second
+            asked_ns = rig.clock.now_ns
+            rig.socket.listener.on_ping(payload)
+            while ("pong", payload) not in rig.socket.calls:
+                await rig.let(0.05)
+            waits_ns.append(rig.clock.now_ns - asked_ns)
+            await rig.let(1)
+        assert max(waits_ns) <= SECOND_NS
+        assert not any(line[0] == "disconnected" for line in rig.journal.entries)
+        disk.moves.set()
+        rig.collector.stop("test over")
+        for _ in range(2000):
+            if rig.running.done():
+                break
+            await rig.let(0.1)
+            await asyncio.sleep(0.002)
+    assert await rig.frames() == frames
+
+
+async def test_a_change_of_connections_that_overlap_costs_no_snapshot(tmp_path):
+    async with Rig(tmp_path, "rotate_hours = 0.05\nsnapshot_minutes = 0") as rig:
+        for number in range(1, 600):
+            frame = fresh(rig, number)
+            for socket in rig.dialer.sockets:
+                if ("close",) not in socket.calls:
+                    socket.hear(frame)
+            await rig.let(1)
+        assert len(rig.dialer.sockets) >= 3
+    assert len([url for url in rig.rest.urls if "/depth" in url]) == 1
+
+
+async def test_no_connection_carries_more_streams_than_the_exchange_allows(tmp_path):
+    symbols = ", ".join(f'"S{number}USDT"' for number in range(3000))
+    settings = parse_record_settings(
+        f'collector = "tokyo"\nstreams_per_connection = 1024\nmarkets = [{{market = "spot", symbols = [{symbols}]}}]'
+    )
+    rig = Rig(tmp_path)
+    collector = Collector(
+        settings,
+        clock=rig.clock,
+        dialer=rig.dialer,
+        rest=rig.rest,
+        spools={Market.SPOT: rig.spool},
+        upload=rig.upload,
+        draw=lambda: 0.5,
+        journal=rig.journal,
+        threaded=False,
+    )
+    collector._make_shards()
+    assert max(len(shard.memories) for shard in collector.shards) <= 1024
+    assert sum(len([memory for memory in shard.memories if memory.depth]) for shard in collector.shards) == 3000

@@ -652,6 +652,30 @@ def test_above_the_budget_lines_wait_in_memory_until_the_store_takes_something()
     assert disk.list("spot/sealed") == [sealed.path for sealed in spool.pending()]
 
 
+def test_spools_of_one_process_share_their_budget_and_its_alarms():
+    disk, sharing, limits = MemoryDisk(), [], SpoolLimits(budget_size=10_000)
+    spot = started(disk, limits=limits, sharing=sharing)
+    usdm = make(disk, limits=limits, sharing=sharing, market=Market.USDM)
+    usdm.recover()
+    usdm.open(1, url="u", streams=[], now_ns=at(0), event_time_us=None)
+    levels, number = [], 0
+    while not spot.held_bytes:
+        number += 1
+        spot.write(1, [line(number)])
+        assert spot.alarm_level == usdm.alarm_level or spot.held_bytes
+        levels.append(usdm.alarm_level)
+    assert sorted(set(levels)) == [0, 1, 2, 3]
+    assert levels == sorted(levels)
+    usdm.write(1, [line(1)])
+    assert usdm.held_bytes > 0, "what one market uses is not there for the other"
+    assert spot.shared_bytes == usdm.shared_bytes == spot.used_bytes + usdm.used_bytes
+    spot.cut(1, reason="test", now_ns=at(number + 1))
+    for sealed in spot.pending():
+        spot.confirmed(sealed)
+    usdm.sync(at(number + 2))
+    assert usdm.held_bytes == 0, "and what it gives up is"
+
+
 def test_some_room_is_left_on_the_volume_for_sealing():
     disk = MemoryDisk()
     spool = started(disk, limits=SpoolLimits(reserve_size=1000))

@@ -127,8 +127,10 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     egress = egress_of(settings.proxy, settings.source_address, os.environ)
     raise_limit()
     limits = SpoolLimits(
-        held_size=2 * settings.queue_mebibytes << 20
-    )  # sockets are paused long before the spool would lose lines
+        budget_size=int(settings.spool_gibibytes * (1 << 30)),
+        held_size=2 * settings.queue_mebibytes << 20,  # sockets are paused long before the spool would lose lines
+    )
+    sharing: list[Spool] = []
     spools = {
         entry.market: Spool(
             disk,
@@ -138,6 +140,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             version=version("twintape"),
             draw_chain_id=lambda: secrets.token_hex(8),
             limits=limits,
+            sharing=sharing,
             acknowledge=_acknowledge(acknowledge_fd),
         )
         for entry in settings.markets

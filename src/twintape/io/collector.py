@@ -376,7 +376,7 @@ class Collector:
     def _add_shards(self, market: Market, streams: Sequence[str], now_ns: int) -> None:
         state = self.markets[market]
         sentinel = state.settings.sentinel
-        for names in shards(streams, self.settings.streams_per_connection):
+        for names in shards(streams, max(1, self.settings.streams_per_connection - bool(sentinel))):
             shard = Shard(
                 market=market,
                 streams=[*names, sentinel] if sentinel and sentinel not in names else names,
@@ -643,7 +643,9 @@ class Collector:
             entry = plan.due(now_ns)
             if entry is not None:
                 market, symbol = entry
-                self.fetch(self.markets[market].shard_of[symbol], symbol, "checkpoint", None)
+                shard = self.markets[market].shard_of.get(symbol)
+                if shard is not None:
+                    self.fetch(shard, symbol, "checkpoint", None)
 
     def _snapshot_limit(self, market: Market) -> int:
         return min(self.settings.snapshot_limit or RULES[market].depth_limit, RULES[market].depth_limit)

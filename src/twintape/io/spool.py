@@ -49,7 +49,7 @@ class SpoolLimits:
     Attributes:
         segment_age_ns: A segment is sealed this long after its first line.
         segment_size: Or when its text has this many bytes.
-        budget_size: What the spool may occupy; from there on new lines are only held in memory.
+        budget_size: What the spools that share a budget may occupy together; from there on new lines are only held in memory.
         reserve_size: What stays free on the volume all the same: sealing and uploading what is there needs some room.
         held_size: How many bytes of lines are held in memory, over all connections, while they cannot be written; what exceeds it is
             lost, counted, and recorded by a `@suspect` line as soon as lines can be written again.
@@ -107,6 +107,7 @@ class Spool:
         version: The program's, for open lines.
         draw_chain_id: Returns 16 fresh hex digits, when a chain has to begin.
         limits: How long and how much.
+        sharing: The spools that share the budget; this one joins them. All belong to one thread.
         acknowledge: Called with `written` or `synced`, path and offset after every returned write and sync of an active file.
 
     Raises:
@@ -124,6 +125,7 @@ class Spool:
         version: str,
         draw_chain_id: Callable[[], str],
         limits: SpoolLimits | None = None,
+        sharing: list[Spool] | None = None,
         acknowledge: Callable[[str, str, int], None] | None = None,
     ) -> None:
         if not disk.lock(LOCK):
@@ -142,6 +144,8 @@ class Spool:
         self._held_size = 0
         self._lost_count = 0
         self._free_size = disk.free_bytes()
+        self._sharing = [] if sharing is None else sharing
+        self._sharing.append(self)
 
     # --- state -----------------------------------------------------------------------------------------------------------------
 
@@ -149,6 +153,11 @@ class Spool:
     def used_bytes(self) -> int:
         """What the spool occupies on the disk."""
         return self._shelf.size + self._active_size
+
+    @property
+    def shared_bytes(self) -> int:
+        """What it occupies together with those it shares the budget with."""
+        return sum(spool.used_bytes for spool in self._sharing)
 
     @property
     def held_bytes(self) -> int:
@@ -162,15 +171,15 @@ class Spool:
 
     @property
     def alarm_level(self) -> int:
-        """0 to 3, by the share in use of the budget or of what the volume allows; 3 also while lines are held in memory."""
+        """0 to 3, by the share in use of the common budget or of what the volume allows; 3 also while lines are held in memory."""
         if self.held_bytes:
             return 3
-        used = self.used_bytes
+        used = self.shared_bytes
         budget = min(self._limits.budget_size, used + max(self._free_size - self._limits.reserve_size, 0))
         return sum(used >= share * budget for share in ALARM_SHARES)
 
     def _has_room(self) -> bool:
-        return self._free_size > self._limits.reserve_size and self.used_bytes < self._limits.budget_size
+        return self._free_size > self._limits.reserve_size and self.shared_bytes < self._limits.budget_size
 
     def take_notes(self) -> list[RecoveryNote]:
         """Return what has been noted since the last call: damage, failures, losses."""
