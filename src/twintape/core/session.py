@@ -438,6 +438,10 @@ class Session:
         self._check_ns = now_ns + CHECK_NS
         step_ns = wall_ns - now_ns - self._anchor_ns
         if abs(step_ns) > CLOCK_STEP_NS:
+            if step_ns > 0:
+                # The machine may have slept, and its monotonic clock with it: nobody knows what was sent meanwhile.
+                from_ns = self._anchor_ns + self._heard_ns
+                self.record(suspect_line(from_ns=from_ns, to_ns=wall_ns, streams=None, reason="clock step or suspend"), now_ns)
             self._anchor_ns += step_ns
             self._receive_ns = 0
             self._newest_depth = None
