@@ -152,3 +152,9 @@ def test_levels_come_in_the_markets_order(market, bids):
     printed = touched_levels(pieces, market)
     assert [price for price, _ in printed[0]] == bids
     assert printed[1] == [("11", "1"), ("12", "0")]
+
+
+def test_a_venue_of_whole_books_answers_with_every_level_it_knows():
+    venue = Venue(OneSymbol(), whole_books=True)
+    found = json.loads(venue.depth("X", 1, now_ms=0))
+    assert (len(found["bids"]), len(found["asks"])) == (2, 1)

@@ -55,6 +55,7 @@ def exchange(
     pong_deadline: Annotated[float, typer.Option(help="Seconds until a missing pong ends a connection; 0: as documented.")] = 0,
     deflate: Annotated[bool, typer.Option(help="Grant permessage-deflate.")] = False,
     certificate: Annotated[Path | None, typer.Option(help="Serve TLS: PEM file of the certificate and its private key.")] = None,
+    whole_books: Annotated[bool, typer.Option(help="REST answers hold every level known, whatever their limit.")] = False,
     exit_at_end: Annotated[bool, typer.Option(help="Stop when everything has been played.")] = False,
 ) -> None:
     """Speak Binance's websocket and REST paths on loopback, from recordings or from a seed.
@@ -100,6 +101,7 @@ def exchange(
                 keep_alive=KeepAlive(ping_interval or None, pong_deadline or None),
                 deflate=deflate,
                 tls=_tls(certificate),
+                whole_books=whole_books,
                 exit_at_end=exit_at_end,
             )
         )

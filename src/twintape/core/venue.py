@@ -291,14 +291,16 @@ class Venue:
 
     Args:
         source: Where its symbols come from; the caller feeds `note` with what `source.happenings()` yields.
+        whole_books: Answer with every level known, whatever the limit: a recorder that is late then loses nothing of a recording's book.
 
     Attributes:
         symbols: All symbols there ever are.
         statuses: What the list says of some symbols instead of their own status; the caller's to change.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, *, whole_books: bool = False) -> None:
         self.market = source.market
+        self._whole_books = whole_books
         self.symbols: Mapping[str, SymbolInfo] = {info.symbol: info for info in source.symbols}
         self.statuses: dict[str, str] = {}
         self._books = {symbol: _LazyBook(source.market, info) for symbol, info in self.symbols.items()}
@@ -334,7 +336,7 @@ class Venue:
         if lazy is None:
             return None
         lazy.settle(until_ns)
-        return render_snapshot(self.market, symbol, lazy.book.snapshot(limit), now_ms)
+        return render_snapshot(self.market, symbol, lazy.book.snapshot(None if self._whole_books else limit), now_ms)
 
     def last_final_update_ids(self) -> dict[str, int]:
         """Return for every depth stream the `u` of the last event published."""

@@ -98,6 +98,7 @@ class ExchangeConfig:
         deflate: Whether permessage-deflate is granted.
         tls: Serve TLS with this context, as some clients insist; None serves plain TCP.
         weight_budgets: Request weight per minute by pool, where not as documented.
+        whole_books: REST answers hold every level known, whatever their limit.
         exit_at_end: Close everything when all sources have ended.
     """
 
@@ -112,6 +113,7 @@ class ExchangeConfig:
     deflate: bool = False
     tls: ssl.SSLContext | None = None
     weight_budgets: Mapping[str, int] = field(default_factory=dict)
+    whole_books: bool = False
     exit_at_end: bool = False
 
 
@@ -130,7 +132,7 @@ class SimulatedExchange(Admin):
 
     def __init__(self, config: ExchangeConfig) -> None:
         self._config = config
-        self._venues = {source.market: Venue(source) for source in config.sources}
+        self._venues = {source.market: Venue(source, whole_books=config.whole_books) for source in config.sources}
         if len(self._venues) != len(config.sources) or not config.sources:
             raise ConfigError(f"{len(config.sources)} sources of {len(self._venues)} markets: there must be one for each")
         totals = [source.total for source in config.sources]
