@@ -32,8 +32,7 @@ from twintape.columns import merge as merge_module
 from twintape.columns.books import BookRow
 from twintape.columns.expand import Outputs
 from twintape.columns.fates import Fate
-from twintape.columns.merge import verbatim_table
-from twintape.columns.schema import ARRIVAL, DEPTH, VERBATIM, TableReader
+from twintape.columns.schema import ARRIVAL, DEPTH, TableReader
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
 
@@ -336,20 +335,6 @@ def test_everything_that_is_neither_chosen_nor_a_copy_is_kept_byte_for_byte_with
         ("paris", "conflict", liar),
         ("paris", "variant", exchange.event(1, 5).print()),
     }
-
-
-def test_verbatim_rows_are_sorted_by_what_is_in_them():
-    records = [
-        ("b", "1", 2, "other", b"x"),
-        ("a", "2", 1, "other", b"z"),
-        ("a", "1", 3, "other", b"y"),
-        ("a", "1", 3, "other", b""),
-    ]
-    one, other = verbatim_table(list(records)), verbatim_table(records[::-1])
-    assert one == other
-    assert one.rows == 4
-    (batch,) = TableReader(one.data, VERBATIM)
-    assert batch.column("frame").to_pylist() == [b"", b"y", b"z", b"x"]
 
 
 def test_a_frame_that_is_nothing_at_all_survives():

@@ -13,10 +13,22 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from twintape.columns.flat import KINDS, flat_schema
 from twintape.columns.kernel import hash_lines, kernel
 from twintape.columns.lines import Chunk
 from twintape.columns.render import render
-from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, ROW_GROUP_EVENTS, VERBATIM, DepthColumns, TableReader, Template
+from twintape.columns.schema import (
+    ARRIVAL,
+    COPY,
+    DEPTH,
+    EPOCH_START,
+    ROW_GROUP_EVENTS,
+    VERBATIM,
+    DepthColumns,
+    TableReader,
+    Template,
+)
+from twintape.columns.typed import typed_chunks
 from twintape.core.errors import CorruptionError
 
 __all__ = ["LineDigests", "Outputs", "digest_lines", "expand", "missing_lines"]
@@ -63,6 +75,10 @@ def expand(outputs: Outputs, date: str) -> list[Chunk]:
                 Chunk(collector, connection, -1, date, cached.loader(collector, connection))
                 for collector, connection in cached.pairs()
             ]
+    for kind in KINDS.values():
+        typed = outputs.reader(kind.table, flat_schema(kind))
+        if typed is not None:
+            chunks += typed_chunks(typed, outputs.reader("copy", COPY), kind, date)
     verbatim = outputs.reader("verbatim", VERBATIM)
     if verbatim is not None:
         chunks += _verbatim_chunks(verbatim, date)
@@ -238,8 +254,14 @@ def _verbatim_chunks(reader: TableReader, date: str) -> list[Chunk]:
         connections = batch.column("connection").cast(pa.string()).to_pylist()
         times = batch.column("receive_time").cast(pa.int64()).to_pylist()
         frames = batch.column("frame").to_pylist()
+        lines: dict[tuple[str, str], list[bytes]] = {}
         for collector, connection, time, frame in zip(collectors, connections, times, frames, strict=True):
-            parts.setdefault((collector, connection), []).append(b"%d %b\n" % (time, frame))
+            lines.setdefault((collector, connection), []).append(b"%d %b\n" % (time, frame))
+        for (
+            name,
+            found,
+        ) in lines.items():  # one piece of text a batch: millions of lines as objects would be three times the memory
+            parts.setdefault(name, []).append(b"".join(found))
     return [
         Chunk(collector, connection, -1, date, _constant(b"".join(texts)))
         for (collector, connection), texts in sorted(parts.items())

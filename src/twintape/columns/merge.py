@@ -32,11 +32,12 @@ from twintape.columns.schema import (
     ROW_GROUP_EVENTS,
     SNAPSHOT,
     DepthColumns,
+    Table,
     TableWriter,
     dictionary_array,
     nullable_times,
 )
-from twintape.columns.schema import VERBATIM as VERBATIM_SCHEMA
+from twintape.columns.verbatim import REASONS, Places, verbatim_table
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.manifest import BookDigest, Checkpoints
 from twintape.core.markets import Market
@@ -72,15 +73,6 @@ class DayRequest:
     end_update_id: int | None = None
     opening: BookRow | None = None
     snapshots: Sequence[SnapshotCopy] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """One file of the archive: its bytes and rows."""
-
-    name: str
-    data: bytes
-    rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -386,45 +378,20 @@ def _write_arrival(lines: Lines, fates: Fates) -> Table:
 
 def _write_verbatim(lines: Lines, fates: Fates, texts: ChunkTexts) -> Table:
     rows = np.flatnonzero(np.isin(fates.fate, VERBATIM))
-    found = texts.lines(lines.chunk[rows], lines.offset[rows], lines.length[rows])
-    records = [
-        (lines.collectors[line], lines.connections[connection], time, Fate(fate).reason, text.split(b" ", 1)[-1])
-        for line, connection, time, fate, text in zip(
-            lines.line[rows].tolist(),
-            lines.connection[rows].tolist(),
-            lines.receive_time_ns[rows].tolist(),
-            fates.fate[rows].tolist(),
-            found,
-            strict=True,
-        )
-    ]
-    return verbatim_table(records)
-
-
-def verbatim_table(records: list[tuple[str, str, int, str, bytes]]) -> Table:
-    """Write frames as they came.
-
-    Args:
-        records: `(collector, connection, receive_time_ns, reason, frame)`, any order; sorted here, by what is in them.
-    """
-    records.sort(key=lambda record: (record[0], record[1], record[2], record[4], record[3]))
-    sink = io.BytesIO()
-    with TableWriter(VERBATIM_SCHEMA, sink) as writer:
-        for begin in range(0, len(records), ROW_GROUP_EVENTS):
-            part = records[begin : begin + ROW_GROUP_EVENTS]
-            writer.write(
-                pa.RecordBatch.from_arrays(
-                    [
-                        pa.array([record[0] for record in part], pa.string()).dictionary_encode(),
-                        pa.array([record[1] for record in part], pa.string()).dictionary_encode(),
-                        pa.array([record[2] for record in part], pa.timestamp("ns", "UTC")),
-                        pa.array([record[3] for record in part], pa.string()).dictionary_encode(),
-                        pa.array([record[4] for record in part], pa.binary()),
-                    ],
-                    schema=VERBATIM_SCHEMA,
-                )
-            )
-    return Table("verbatim", sink.getvalue(), len(records))
+    reasons = np.full(max(Fate) + 1, -1, np.int8)
+    for fate in VERBATIM:
+        reasons[fate] = REASONS.index(fate.reason)
+    places = Places(
+        collectors=lines.collectors,
+        connections=lines.connections,
+        line=lines.line[rows],
+        connection=lines.connection[rows],
+        receive_time_ns=lines.receive_time_ns[rows],
+        chunk=lines.chunk[rows],
+        offset=lines.offset[rows],
+        length=lines.length[rows],
+    )
+    return verbatim_table(texts, places, reasons[fates.fate[rows]])
 
 
 def _write_snapshots(

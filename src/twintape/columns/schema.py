@@ -24,6 +24,7 @@ from twintape.core.errors import CorruptionError
 __all__ = [
     "ARRIVAL",
     "BOOK_UNKNOWN",
+    "COPY",
     "DECIMALS_MAX",
     "DEPTH",
     "EPOCH_START",
@@ -33,9 +34,11 @@ __all__ = [
     "OVERLAP",
     "ROW_GROUP_EVENTS",
     "SNAPSHOT",
+    "TEMPLATES_KEY",
     "TIME_DIGITS",
     "VERBATIM",
     "DepthColumns",
+    "Table",
     "TableReader",
     "TableWriter",
     "Template",
@@ -56,6 +59,7 @@ ROW_GROUP_EVENTS = 16_384
 """Rows of a row group; every group but the last of a file has exactly so many."""
 ZSTD_LEVEL = 3
 TEMPLATES_KEY = b"twintape.templates"
+"""Under this key of a file's metadata is the list of its templates."""
 DATA_PAGE_BYTES = 1 << 20
 
 _WORDS = pa.dictionary(pa.int32(), pa.string())
@@ -99,6 +103,16 @@ ARRIVAL: pa.Schema = pa.schema(
         _required("template", pa.int16()),
     ]
 )
+COPY: pa.Schema = pa.schema(
+    [
+        _required("row", pa.int64()),
+        pa.field("event_time", _EVENT_TIME),
+        _required("receive_time", _RECEIVE_TIME),
+        _required("collector", _WORDS),
+        _required("connection", _WORDS),
+        _required("template", pa.int16()),
+    ]
+)
 SNAPSHOT: pa.Schema = pa.schema(
     [
         _required("kind", _WORDS),
@@ -124,6 +138,16 @@ VERBATIM: pa.Schema = pa.schema(
         _required("frame", pa.binary()),
     ]
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file of the archive: its bytes and rows."""
+
+    name: str
+    data: bytes
+    rows: int
+
 
 # --- templates -----------------------------------------------------------------------------------------------------------------
 
@@ -422,12 +446,21 @@ class TableWriter:
         schema: One of `DEPTH`, `ARRIVAL`, `SNAPSHOT`, `VERBATIM`; no other columns, no other order.
         sink: A binary file open for writing, owned by the caller, who closes it.
         templates: The file's template list, read when the file is finished: it may grow until then. None for tables without.
+        metadata: Further metadata of the file.
 
     Finish with `close` or by leaving the `with` block without an error; otherwise the file is not valid.
     """
 
-    def __init__(self, schema: pa.Schema, sink: IO[bytes], *, templates: Sequence[Template] | None = None) -> None:
+    def __init__(
+        self,
+        schema: pa.Schema,
+        sink: IO[bytes],
+        *,
+        templates: Sequence[Template] | None = None,
+        metadata: Mapping[bytes, bytes] | None = None,
+    ) -> None:
         self._schema = schema
+        self._metadata = dict(metadata or {})
         self._templates = templates
         self._pending: list[pa.RecordBatch] = []
         self._pending_rows = 0
@@ -472,7 +505,9 @@ class TableWriter:
             self._write_group(pa.Table.from_batches(self._pending, self._schema))
             self._pending, self._pending_rows = [], 0
         if self._templates is not None:
-            self._writer.add_key_value_metadata({TEMPLATES_KEY: templates_to_json(self._templates).encode()})
+            self._metadata[TEMPLATES_KEY] = templates_to_json(self._templates).encode()
+        if self._metadata:
+            self._writer.add_key_value_metadata(self._metadata)
         self._writer.close()
 
     def __enter__(self) -> TableWriter:
@@ -512,8 +547,11 @@ class TableReader:
     @property
     def templates(self) -> list[Template]:
         """The file's template list; empty if it has none."""
-        metadata = self._file.metadata.metadata or {}
-        return templates_from_json(metadata.get(TEMPLATES_KEY, b"[]"))
+        return templates_from_json(self.metadata(TEMPLATES_KEY) or b"[]")
+
+    def metadata(self, key: bytes) -> bytes:
+        """Return what the file's metadata says under `key`; nothing if there is no such key."""
+        return bytes((self._file.metadata.metadata or {}).get(key, b""))
 
     def read(self, row_group: int) -> pa.RecordBatch:
         """Return the rows of one row group, at most `ROW_GROUP_EVENTS`.

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.flat import KINDS, flat_schema
 from twintape.columns.lines import Chunk, ChunkTexts
-from twintape.columns.schema import ARRIVAL, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
+from twintape.columns.schema import ARRIVAL, COPY, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
 from twintape.core.wire import decode_depth
@@ -107,6 +108,9 @@ def verify_day(
     arrival = outputs.reader("arrival", ARRIVAL)
     kept = 0 if verbatim is None else verbatim.rows
     rows = (0 if depth is None else depth.rows) + (0 if arrival is None else arrival.rows)
+    for kind in KINDS.values():
+        typed, copies = outputs.reader(kind.table, flat_schema(kind)), outputs.reader("copy", COPY)
+        rows += 0 if typed is None else typed.rows + (0 if copies is None else copies.rows)
     return Verified(
         raw_lines=len(raw.chunk),
         settled=len(archived.chunk),

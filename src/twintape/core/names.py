@@ -38,7 +38,7 @@ __all__ = [
     "table_prefix",
 ]
 
-TABLES = ("depth", "snapshot", "arrival", "verbatim")
+TABLES = ("depth", "snapshot", "arrival", "verbatim", "trade", "agg_trade", "book_ticker", "copy")
 """The archive's tables: the first part of an output's key."""
 
 STREAM_SAFE = "@!"

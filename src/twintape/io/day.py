@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,8 +16,10 @@ from twintape.columns.books import BookRow, SnapshotCopy
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.fates import Fate
 from twintape.columns.lines import Chunk
-from twintape.columns.merge import DayRequest, Table, merge_depth_day, verbatim_table
-from twintape.columns.schema import SNAPSHOT, TableReader
+from twintape.columns.merge import DayRequest, merge_depth_day
+from twintape.columns.messages import merge_messages_day
+from twintape.columns.schema import SNAPSHOT, Table, TableReader
+from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
 from twintape.columns.verify import Verified, verify_day
 from twintape.core import segment
 from twintape.core.errors import CorruptionError, WireError
@@ -166,7 +169,7 @@ def merge_day(task: DayTask) -> DayResult:
     """
     disk = _disk(task)
     chunks = _chunks(task, disk)
-    return _merge_depth(task, disk, chunks) if task.spliced else _keep_verbatim(task, chunks)
+    return _merge_depth(task, disk, chunks) if task.spliced else _merge_messages(task, chunks)
 
 
 def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
@@ -213,58 +216,37 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
     )
 
 
-def _keep_verbatim(task: DayTask, chunks: list[Chunk]) -> DayResult:
-    """A stream that is not spliced: every frame of the date is kept as it came."""
-    records: list[tuple[str, str, int, str, bytes]] = []
-    settled = [0] * task.sources
-    kept: dict[str, int] = {}
-    owed: dict[str, int] = {}
-    times: dict[str, list[int]] = {}
+def _merge_messages(task: DayTask, chunks: list[Chunk]) -> DayResult:
+    """A stream that is not spliced: its frames belong to the date they are filed under."""
+    own = [chunk for chunk in chunks if chunk.date == task.date]
+    owed: Counter[str] = Counter()
     for chunk in chunks:
-        lines = segment.parse_text(chunk.load())
         if chunk.date != task.date:
-            owed[chunk.collector] = owed.get(chunk.collector, 0) + len(lines)
-            continue
-        if chunk.source >= 0:
-            settled[chunk.source] += len(lines)
-        kept[chunk.collector] = kept.get(chunk.collector, 0) + len(lines)
-        times.setdefault(chunk.collector, []).extend((lines[0][0], lines[-1][0]))
-        records += [(chunk.collector, chunk.connection, time, "other", frame) for time, frame in lines]
-    total = len(records)
+            owed[chunk.collector] += chunk.load().count(b"\n")
+    day = merge_messages_day(task.stream, own)
+    settled = messages_by_source(day, own, task.sources)
+    fates = message_fates(day, dict(owed))
+    known = day.event_times_us[day.event_times_us >= 0]
     return DayResult(
-        tables=[verbatim_table(records)] if records else [],
-        start_update_id=None,
-        end_update_id=None,
+        tables=day.tables,
+        start_update_id=int(day.ids[0]) - 1 if day.contiguous and len(day.ids) else None,
+        end_update_id=int(day.ids[-1]) if day.contiguous and len(day.ids) else None,
         open_start=False,
         open_end=False,
-        events=0,
+        events=len(day.ids),
         levels=0,
-        first_event_time_us=None,
-        last_event_time_us=None,
+        first_event_time_us=int(known.min()) if len(known) else None,
+        last_event_time_us=int(known.max()) if len(known) else None,
         closing=None,
         crossed=0,
-        lines_agree=0,
-        conflicts=0,
+        lines_agree=sum(fates.duplicate.values()),
+        conflicts=sum(fates.verbatim.get("conflict", {}).values()),
         slow=0,
-        settled_total=total,
+        settled_total=len(day.fate),
         settled=settled,
-        lines=[
-            LineStatistics(
-                collector=name,
-                frames=count + owed.get(name, 0),
-                chosen=0,
-                duplicate=0,
-                verbatim=count,
-                owed=owed.get(name, 0),
-                only_here=0,
-                missed=0,
-                first_receive_time_ns=min(times[name]),
-                last_receive_time_ns=max(times[name]),
-                gaps=0,
-            )
-            for name, count in sorted(kept.items())
-        ],
-        fates=Fates(verbatim={"other": dict(sorted(kept.items()))} if kept else {}, owed=dict(sorted(owed.items()))),
+        gaps=message_gaps(day),
+        lines=message_statistics(day, dict(owed)),
+        fates=fates,
     )
 
 
