@@ -12,6 +12,7 @@ The streams that stall have spacings of 0.05 to 0.5 seconds. The quiet day is NE
 
 import argparse
 import gzip
+import itertools
 import random
 import sys
 import time
@@ -96,11 +97,8 @@ def inject(world, kind, report):
         world.on_open = lambda new: setattr(new, "stalled", True)
         world.cut(wire)
         before = world.shard.serving
-        opened = lambda: (
-            world.shard.serving is not None and world.shard.serving is not before and world.shard.serving in world.wires
-        )  # noqa: E731
-        assert wait(world, opened, 60)
-        world.on_open = lambda new: None
+        assert wait(world, lambda: world.shard.serving is not before and world.shard.serving in world.wires, 60)
+        world.on_open = lambda _: None
         number = world.shard.serving.number
         began = world.shard.serving.opened_ns
     else:
@@ -120,10 +118,11 @@ def inject(world, kind, report):
     else:
         written = next(line[0] for line in world.suspect_lines[lines_before:] if line[1] == number)
         report.seconds[kind].append((written - began) / S)
-        others = lambda: any(
-            w.session.number != number and w.session.streams[stream.encode()].count for w in world.wires.values()
-        )  # noqa: E731
-        if wait(world, others, 60):
+        if wait(
+            world,
+            lambda: any(w.session.number != number and w.session.streams[stream.encode()].count for w in world.wires.values()),
+            60,
+        ):
             report.back.append((world.now - written) / S)
     settle(world)
 
@@ -144,7 +143,7 @@ def make_world(seed, kind):
     return world
 
 
-def run_stalls(count, seed, progress=lambda text: None):
+def run_stalls(count, seed, progress=lambda _: None):
     """Inject so many stalls of all kinds; the report says how soon each was noticed."""
     report = Report()
     draw = random.Random(seed)
@@ -171,7 +170,7 @@ def nexousdt_spacings(files=("spot_nexousdt_20240724.gz", "spot_nexousdt_2024072
     for name in files:
         with gzip.open(CORPUS / name) as file:
             times += [int(line[: line.index(b" ")]) / 1e6 for line in file if b"@depth@100ms" in line[:80]]
-    return [max(0.0, after - before) for before, after in zip(times, times[1:], strict=False)]
+    return [max(0.0, after - before) for before, after in itertools.pairwise(times)]
 
 
 def run_quiet(seconds, seed, spacings=None):
@@ -185,7 +184,7 @@ def run_quiet(seconds, seed, spacings=None):
     for _ in range(round(seconds / 600)):
         world.run(600)
         world.compact()
-    return [line for line in world.suspect_lines] + world.replacements, sum(len(table) for table in world.heard.values())
+    return list(world.suspect_lines) + world.replacements, sum(len(table) for table in world.heard.values())
 
 
 def main():

@@ -76,6 +76,8 @@ def test_a_stream_is_deaf_when_another_connection_hears_it_go_on_for_three_secon
     memory = StreamMemory(NAME)
     memory.listeners, memory.update_id = 2, 50
     stream = heard(memory)
+    memory.update_id = 55
+    assert not stream.deaf(1 * S)  # under way to the other one when this one was opened
     assert not stream.deaf(60 * S)  # what was said before it was opened is nothing it should have heard
     memory.update_id = 60
     assert not stream.deaf(61 * S)

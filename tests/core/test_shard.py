@@ -330,7 +330,8 @@ def test_two_collectors_never_rotate_together():
 
 
 def test_the_seats_of_a_shard_rotate_half_a_period_apart():
-    assert abs(rotation_phase("tokyo/spot/0", 0, 2) - rotation_phase("tokyo/spot/0", 1, 2)) == 0.5
+    assert abs(rotation_phase("tokyo/spot", 3, 0, 2) - rotation_phase("tokyo/spot", 3, 1, 2)) == 0.5
+    assert len({rotation_phase("tokyo/spot", shard) for shard in range(32)}) == 32
 
 
 def test_two_seats_carry_the_same_streams_with_one_memory_and_one_snapshot():

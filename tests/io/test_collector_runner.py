@@ -142,8 +142,9 @@ class Journal:
 class Rig:
     """A running collector and everything it touches."""
 
-    def __init__(self, directory, toml="", *, disk=None, threaded=False):
-        text = f'collector = "tokyo"\nsymbols_minutes = 0\n{toml}\nmarkets = [{{market = "spot", symbols = ["BTCUSDT"]}}]\n'
+    def __init__(self, directory, toml="", *, disk=None, threaded=False, market=""):
+        entry = f'{{market = "spot", symbols = ["BTCUSDT"]{market}}}'
+        text = f'collector = "tokyo"\nsymbols_minutes = 0\n{toml}\nmarkets = [{entry}]\n'
         self.settings = parse_record_settings(text)
         self.clock = VirtualClock()
         self.dialer = ScriptedDialer(self.clock)
@@ -702,3 +703,119 @@ async def test_no_connection_carries_more_streams_than_the_exchange_allows(tmp_p
     collector._make_shards()
     assert max(len(shard.memories) for shard in collector.shards) <= 1024
     assert sum(len([memory for memory in shard.memories if memory.depth]) for shard in collector.shards) == 3000
+
+
+# --- changes of connection -----------------------------------------------------------------------------------------------------
+
+
+class Feed:
+    """The same events to every open socket, ten a second, by the virtual clock."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.final = 0
+        self.said = []
+        self.closed = set()
+        self.deaf = set()
+
+    async def let(self, seconds, extra=()):
+        for _ in range(round(seconds * 10)):
+            self.final += 1
+            event_ms = self.rig.clock.wall_ns() // 10**6
+            data = f'{{"e":"depthUpdate","E":{event_ms},"s":"BTCUSDT","U":{self.final},"u":{self.final},"b":[],"a":[]}}'
+            frame = f'{{"stream":"btcusdt@depth@100ms","data":{data}}}'.encode()
+            self.said.append(frame)
+            for socket in self.rig.dialer.sockets:
+                if ("close",) not in socket.calls and socket not in self.closed | self.deaf:
+                    socket.hear(frame, *extra)
+            await self.rig.let(0.1)
+
+    def cut(self, socket):
+        self.closed.add(socket)
+        socket.listener.on_closed(None, "end of TCP")
+
+
+async def test_connections_are_replaced_at_their_age_and_everything_said_is_in_the_store(tmp_path):
+    async with Rig(tmp_path, "rotate_hours = 0.02") as rig:
+        feed = Feed(rig)
+        await feed.let(180)
+        assert 3 <= len(rig.dialer.sockets) <= 6
+        assert rig.collector.shards[0].handovers == {"overlapped": len(rig.dialer.sockets) - 1}
+    assert set(await rig.frames()) == set(feed.said)
+    assert "replaced: age" in {control["reason"] for control in await rig.controls("close")}
+    assert rig.journal.named("gap") == []
+
+
+async def test_with_two_connections_one_that_ends_costs_neither_an_event_nor_a_snapshot(tmp_path):
+    async with Rig(tmp_path, "connections = 2") as rig:
+        feed = Feed(rig)
+        await feed.let(5)
+        first, second = rig.dialer.sockets
+        assert first.url == second.url
+        feed.cut(first)
+        await feed.let(5)
+        feed.cut(second)
+        await feed.let(5)
+        assert len(rig.dialer.sockets) == 4
+        assert len(rig.rest.urls) == 1
+        assert rig.collector.shards[0].reconnects == 2
+    heard = await rig.frames()
+    assert set(heard) == set(feed.said)
+    assert len(heard) > 1.5 * len(feed.said)  # both lines are kept
+    assert rig.journal.named("gap") == []
+
+
+async def test_a_snapshot_is_recorded_on_whichever_connection_is_there(tmp_path):
+    async with Rig(tmp_path, "connections = 2") as rig:
+        feed = Feed(rig)
+        await rig.let(1)
+        feed.cut(rig.dialer.sockets[0])
+        rig.dialer.hangs = True
+        await feed.let(3)
+        assert rig.journal.named("snapshot_homeless") == []
+    assert len(await rig.controls("snapshot")) == 1
+
+
+async def test_a_connection_that_goes_deaf_is_suspected_in_the_recording_the_log_and_the_metrics(tmp_path):
+    import aiohttp
+
+    async with Rig(tmp_path) as rig, StatusServer(rig.collector, 0) as server, aiohttp.ClientSession() as http:
+        feed = Feed(rig)
+        await feed.let(120)
+        feed.deaf.add(rig.socket)
+        await rig.let(3)
+        await rig.let(2)
+        async with http.get(f"http://127.0.0.1:{server.port}/metrics") as answer:
+            metrics = await answer.text()
+        await feed.let(10)
+        assert len(rig.dialer.sockets) == 2
+    (silent,) = rig.journal.named("silent")
+    assert 3 <= silent["seconds"] <= 5
+    (opened, closed) = await rig.controls("suspect")
+    assert (opened["to_ns"], opened["reason"]) == (None, "silent")
+    assert closed["from_ns"] == opened["from_ns"] < closed["to_ns"]
+    for line in (
+        'twintape_suspects_total{market="spot",reason="silent"} 1.0',
+        'twintape_streams_suspected{market="spot"} 0.0',  # the new connection is open, and nothing is known against it
+        'twintape_connections_wanted{market="spot"} 1.0',
+        'twintape_streams_steady{market="spot"} 1.0',
+    ):
+        assert line in metrics
+
+
+async def test_a_sentinel_is_carried_by_every_connection_and_is_not_spliced(tmp_path):
+    async with Rig(
+        tmp_path, "streams_per_connection = 1", market=', streams = ["depth@100ms", "trade"], sentinel = "ethusdt@depth5@100ms"'
+    ) as rig:
+        assert all(socket.url.endswith("/ethusdt@depth5@100ms") for socket in rig.dialer.sockets)
+        assert len(rig.dialer.sockets) == 2
+        rig.socket.hear(b'{"stream":"ethusdt@depth5@100ms","data":{"lastUpdateId":5,"bids":[],"asks":[]}}')
+        await rig.let(2)
+    assert rig.rest.urls == []
+    assert rig.journal.named("depth_without_ids") == []
+
+
+async def test_shards_and_seats_of_a_collector_rotate_at_different_times(tmp_path):
+    async with Rig(tmp_path, "streams_per_connection = 1\nconnections = 2", market=', streams = ["depth@100ms", "trade"]') as rig:
+        phases = [seat.phase for shard in rig.collector.shards for seat in shard.seats]
+    assert len(set(phases)) == 4

@@ -14,6 +14,8 @@ HOLE_WAIT_NS = SECOND_NS
 """While another connection listens to the same stream, a hole is no gap before that one had so long to deliver the ids."""
 BEHIND_NS = 3 * SECOND_NS
 """A stream that says nothing for so long while another connection hears it go on is silent here and nowhere else."""
+BEGINNING_NS = 2 * SECOND_NS
+"""What another connection delivers so soon after this one was opened may have been under way before, and is not missed here."""
 HOLES_MAX = 100
 """More undecided holes than this on one stream: the oldest are gaps at once."""
 
@@ -86,7 +88,17 @@ class HeardStream(Listening):
         suspect: Whether it is silent now; since `suspect_ns`, wall time.
     """
 
-    __slots__ = ("_base_update_id", "_behind_ns", "first_ns", "memory", "start_update_id", "suspect", "suspect_ns", "update_id")
+    __slots__ = (
+        "_base_until_ns",
+        "_base_update_id",
+        "_behind_ns",
+        "first_ns",
+        "memory",
+        "start_update_id",
+        "suspect",
+        "suspect_ns",
+        "update_id",
+    )
 
     def __init__(self, memory: StreamMemory, now_ns: int) -> None:
         super().__init__(now_ns, memory.pace)
@@ -98,12 +110,14 @@ class HeardStream(Listening):
         self.suspect_ns = 0
         self._behind_ns = now_ns
         self._base_update_id = memory.update_id
+        self._base_until_ns = now_ns + BEGINNING_NS
 
     def restart(self, now_ns: int) -> None:
         """Forgive the silence so far, and learn nothing from it."""
         super().restart(now_ns)
         self._behind_ns = now_ns
         self._base_update_id = self.memory.update_id
+        self._base_until_ns = now_ns + BEGINNING_NS
 
     def excuse(self, late_ns: int, now_ns: int) -> None:
         """Leave so much of the silence out: nobody listened."""
@@ -113,6 +127,8 @@ class HeardStream(Listening):
     def deaf(self, now_ns: int) -> bool:
         """Return whether something is wrong: silent for too long, or while another connection hears the stream go on."""
         known = self.memory.update_id
+        if now_ns < self._base_until_ns:
+            self._base_update_id = known
         here = max(self.update_id or 0, self._base_update_id or 0)
         if self.memory.listeners < 2 or known is None or known <= here or self.last_ns > self._behind_ns:
             self._behind_ns = now_ns

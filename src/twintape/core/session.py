@@ -123,6 +123,7 @@ class Session:
         memories: The streams to subscribe, with what is known of them.
         base: Websocket address instead of the market's own.
         pace: The rhythm of all these streams together, learned from the connections before; None: nothing is known.
+        suspects: Where suspected intervals are counted, by reason.
         now_ns: Monotonic time.
         wall_ns: Wall time at the same moment: together the anchor of all receive times.
 
@@ -132,7 +133,6 @@ class Session:
         opened_ns: When it was opened.
         opened_wall_ns: The same as wall time.
         lag: How late frames arrive.
-        suspects: Suspected intervals begun, by reason.
     """
 
     def __init__(
@@ -145,6 +145,7 @@ class Session:
         wall_ns: int,
         base: str | None = None,
         pace: Pace | None = None,
+        suspects: Counter[str] | None = None,
     ) -> None:
         self.market = market
         self.number = number
@@ -157,7 +158,7 @@ class Session:
         self.opened_wall_ns = wall_ns
         self.last_data_ns = now_ns
         self.lag = Lag()
-        self.suspects: Counter[str] = Counter()
+        self.suspects: Counter[str] = Counter() if suspects is None else suspects
         self.lines: list[tuple[int, bytes]] = []
         self.size = 0
         self._anchor_ns = wall_ns - now_ns
@@ -255,6 +256,13 @@ class Session:
             messages = subscription_messages(names, self._message_count + 1, method)
             self._messages.extend(messages)
             self._message_count += len(messages)
+
+    @property
+    def suspect_count(self) -> int:
+        """How many streams are suspected now: all of them if the connection is."""
+        if self._whole.suspect or self._lag_suspect_ns is not None:
+            return len(self.streams)
+        return sum(stream.suspect for stream in self.streams.values())
 
     # --- what arrives ----------------------------------------------------------------------------------------------------------
 
@@ -530,7 +538,7 @@ class Session:
             actions.append(self._suspect(whole, now_ns, None))
         if whole.suspect and whole.pace.silence_retry.take(now_ns):
             actions += self._replace("silent")
-        if not self.frames and now_ns - self.opened_ns > FIRST_DATA_NS:
+        if not self.frames and now_ns - self.opened_ns > FIRST_DATA_NS and whole.pace.silence_retry.take(now_ns):
             actions += self._replace("no first data")
         for stream in self.streams.values():
             actions += self._stream_silence(stream, now_ns)
@@ -550,6 +558,9 @@ class Session:
         if stream.suspect != stream.deaf(now_ns):
             actions.append(self._suspect(stream, now_ns, [memory.name]))
         if stream.suspect and stream.pace.silence_retry.take(now_ns):
+            for other in self.streams.values():
+                if other.suspect:  # one new connection is tried for all of them
+                    other.pace.silence_retry.take(now_ns)
             actions += self._replace("a stream is silent")
         if not memory.pace.evidence and self.frames and age_ns > FIRST_STREAM_DATA_NS and not memory.mute:
             # Said once, and tried once with another connection: a symbol that does not trade has nothing to say.
@@ -581,7 +592,7 @@ class Session:
             line = suspect_line(from_ns=self._lag_suspect_ns or 0, to_ns=receive_ns, streams=None, reason="lagging")
             self._lag_suspect_ns = None
         self.record(line, receive_ns - self._anchor_ns)
-        seconds = {"seconds": round(lag_ns / SECOND_NS, 3), "usual": round(self.lag.median_ns / SECOND_NS, 3)}
+        seconds = {"seconds": round(lag_ns / SECOND_NS, 3), "usual": round(self.lag.usual_ns / SECOND_NS, 3)}
         if not late:
             return [Notice("lag_over", seconds)]
         retry = self._whole.pace.lag_retry.take(receive_ns - self._anchor_ns)

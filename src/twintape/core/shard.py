@@ -42,6 +42,7 @@ DEAF_MARGIN_NS = 10 * SECOND_NS
 CHECK_NS = SECOND_NS // 2
 PHASES = 32
 """Collectors rotate at one of so many times of the period, which their names decide; jitter stays within half the distance."""
+PHASE_STRIDE = 13
 PERIOD_SHARE = 0.8
 EARLIEST_SHARE = 0.1
 
@@ -70,13 +71,15 @@ def backoff_ns(failures: int, draw: float) -> int:
     return int(draw * min(BACKOFF_MAX_NS, BACKOFF_BASE_NS << min(failures, 16)))
 
 
-def rotation_phase(name: str, seat: int = 0, seats: int = 1) -> float:
-    """Return when in each period a connection rotates, 0 to 1: from what it is called, the seats of a shard evenly apart.
+def rotation_phase(name: str, shard: int = 0, seat: int = 0, seats: int = 1) -> float:
+    """Return when in each period a connection rotates, 0 to 1.
 
-    >>> rotation_phase("tokyo/spot/0"), rotation_phase("paris/spot/0"), rotation_phase("tokyo/spot/0", 1, 2)
-    (0.46875, 0.8125, 0.96875)
+    The collector's name decides; its shards come one after the other, and the seats of a shard are evenly apart.
+
+    >>> rotation_phase("tokyo/spot"), rotation_phase("paris/spot"), rotation_phase("tokyo/spot", 1), rotation_phase("tokyo/spot", 0, 1, 2)
+    (0.28125, 0.5625, 0.6875, 0.78125)
     """
-    slot = int.from_bytes(sha256(name.encode()).digest()[:8], "big") % PHASES
+    slot = (int.from_bytes(sha256(name.encode()).digest()[:8], "big") + shard * PHASE_STRIDE) % PHASES
     return (slot / PHASES + seat / seats) % 1.0
 
 
@@ -160,11 +163,13 @@ class Shard:
         draw: Returns a random number in [0, 1).
         rotate_ns: The greatest age of a connection.
         now_ns: Monotonic time.
-        name: What decides the times of rotation: the collector's name, and which of its shards this is.
+        name: What decides the times of rotation, such as the collector's name and the market.
+        number: Which of the collector's shards this is.
         seats: How many connections carry the streams at all times.
 
     Attributes:
         reconnects: Connections that ended by themselves.
+        suspects: Intervals in which a stream or a connection was suspected, by reason: `silent`, `lagging`, `mute`.
         handovers: How changes ended: `overlapped`, `waited`, `deaf`, or `died` when the old connection ended first.
     """
 
@@ -180,14 +185,16 @@ class Shard:
         now_ns: int,
         base: str | None = None,
         name: str = "",
+        number: int = 0,
         seats: int = 1,
     ) -> None:
         self.market = market
         self.memories = [StreamMemory(stream) for stream in streams]
-        self.seats = [_Seat(rotation_phase(name, index, seats), now_ns) for index in range(seats)]
+        self.seats = [_Seat(rotation_phase(name, number, index, seats), now_ns) for index in range(seats)]
         self.stopping = False
         self.reconnects = 0
         self.handovers: Counter[str] = Counter()
+        self.suspects: Counter[str] = Counter()
         self.pace = Pace(bursty=not any(memory.depth for memory in self.memories))
         self._base = base
         self._attempts = attempts
@@ -307,6 +314,7 @@ class Shard:
             memories=self.memories,
             base=self._base,
             pace=self.pace,
+            suspects=self.suspects,
             now_ns=now_ns,
             wall_ns=wall_ns,
         )

@@ -44,8 +44,9 @@ LAG_SLACK_NS = 3 * SECOND_NS
 LAG_EVIDENCE_MIN = 20
 LAG_STRIKES = 4
 """How many looks in a row must find frames late; looks come twice a second."""
-LAG_STEP = 0.05
-LAG_STEP_MIN_NS = SECOND_NS // 1000
+LAG_RISE_NS = SECOND_NS // 1000
+"""What is usual grows by no more than this a look: a clock that drifts is followed, a connection that falls behind is not."""
+LAG_FALL = 10
 
 
 class Retry:
@@ -177,32 +178,36 @@ class Listening:
 
 
 class Lag:
-    """How much later than usual frames arrive on one connection: `receive_time - E` against its own median."""
+    """How much later than usual frames arrive on one connection: `receive_time - E` against what is usual there.
 
-    __slots__ = ("_evidence", "_strikes", "late", "median_ns")
+    Attributes:
+        last_ns: The newest lag.
+        usual_ns: The usual lag, whatever the clocks make of it: follows frames that are earlier at once and later ones slowly.
+        late: Whether frames are late now.
+    """
+
+    __slots__ = ("_evidence", "_strikes", "last_ns", "late", "usual_ns")
 
     def __init__(self) -> None:
-        self.median_ns = 0.0
-        self.late = False
-        self._evidence = 0
-        self._strikes = 0
+        self.restart()
 
     def restart(self) -> None:
         """Forget everything: the clock was set."""
-        self.median_ns = 0.0
+        self.usual_ns = self.last_ns = 0
         self.late = False
         self._evidence = self._strikes = 0
 
     def measure(self, lag_ns: int) -> bool:
         """Take one frame's lag, at most twice a second, and return whether frames are late now."""
-        if self._evidence < LAG_EVIDENCE_MIN:  # the mean of the first ones is good enough to begin with
-            self.median_ns += (lag_ns - self.median_ns) / (self._evidence + 1)
-            self._evidence += 1
-            return False
-        above = lag_ns > self.median_ns + LAG_SLACK_NS
+        self.last_ns = lag_ns
+        self._evidence += 1
+        if self._evidence == 1:
+            self.usual_ns = lag_ns
+        elif lag_ns < self.usual_ns:
+            self.usual_ns -= (self.usual_ns - lag_ns) // LAG_FALL
+        else:
+            self.usual_ns += min(lag_ns - self.usual_ns, LAG_RISE_NS)
+        above = self._evidence > LAG_EVIDENCE_MIN and lag_ns > self.usual_ns + LAG_SLACK_NS
         self._strikes = self._strikes + 1 if above else 0
-        self.late = self._strikes >= LAG_STRIKES or (self.late and above)
-        # A step towards the newest value, whatever its distance: the fixed point is the median, and hours of lateness move it slowly.
-        step_ns = max(LAG_STEP_MIN_NS, LAG_STEP * abs(lag_ns - self.median_ns)) if not above else LAG_STEP_MIN_NS
-        self.median_ns += step_ns if lag_ns > self.median_ns else -step_ns
+        self.late = above and (self.late or self._strikes >= LAG_STRIKES)
         return self.late

@@ -386,7 +386,8 @@ class Collector:
                 draw=self._draw,
                 rotate_ns=int(self.settings.rotate_hours * 3600 * SECOND_NS),
                 now_ns=now_ns,
-                name=f"{self.settings.collector}/{market}/{state.shards}",
+                name=f"{self.settings.collector}/{market}",
+                number=state.shards,
                 seats=self.settings.connections,
             )
             state.shards += 1

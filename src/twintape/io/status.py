@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector as MetricsSource
 
 from twintape.core.session import State
+from twintape.core.shard import Shard
 from twintape.io.collector import Collector
 from twintape.io.descriptors import descriptors_left
 
@@ -119,10 +121,47 @@ class _Source(MetricsSource):
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
+        yield from _connections(collector, now_ns)
         yield CounterMetricFamily("twintape_uploads", "Sealed files confirmed by the store", collector.shipper.uploaded)
         yield CounterMetricFamily(
             "twintape_upload_failures", "Uploads that failed and were tried again", collector.shipper.failures
         )
+
+
+def _connections(collector: Collector, now_ns: int) -> Iterator[Metric]:
+    """Yield what there is to know about keeping the streams heard."""
+    reconnects = CounterMetricFamily("twintape_reconnects", "Connections that ended by themselves", labels=["market"])
+    handovers = CounterMetricFamily("twintape_handovers", "Changes of connection by how they ended", labels=["market", "result"])
+    suspects = CounterMetricFamily("twintape_suspects", "Suspected intervals by reason", labels=["market", "reason"])
+    wanted = GaugeMetricFamily("twintape_connections_wanted", "Connections that should be open", labels=["market"])
+    heard = GaugeMetricFamily("twintape_connections_heard", "Connections that are open and not suspected", labels=["market"])
+    streams = GaugeMetricFamily("twintape_streams", "Streams recorded", labels=["market"])
+    steady = GaugeMetricFamily("twintape_streams_steady", "Streams whose silence is noticed in 5 seconds", labels=["market"])
+    suspected = GaugeMetricFamily("twintape_streams_suspected", "Streams that no connection hears unsuspected", labels=["market"])
+    lag = GaugeMetricFamily("twintape_lag_seconds", "How much later than usual the latest frames came", labels=["market"])
+    for market in collector.markets:
+        shards = [shard for shard in collector.shards if shard.market is market]
+        memories = [memory for shard in shards for memory in shard.memories]
+        sessions = [session for shard in shards for session in shard.sessions if session.state is State.OPEN]
+        reconnects.add_metric([market], sum(shard.reconnects for shard in shards))
+        for family, name in ((handovers, "handovers"), (suspects, "suspects")):
+            counted: Counter[str] = sum((getattr(shard, name) for shard in shards), Counter())
+            for key, count in counted.items():
+                family.add_metric([market, key], count)
+        wanted.add_metric([market], sum(len(shard.seats) for shard in shards))
+        heard.add_metric([market], sum(not session.suspect_count for session in sessions))
+        streams.add_metric([market], len(memories))
+        steady.add_metric([market], sum(memory.pace.steady(now_ns) for memory in memories))
+        suspected.add_metric([market], sum(_suspected(shard) for shard in shards))
+        late_ns = [session.lag.last_ns - session.lag.usual_ns for session in sessions]
+        lag.add_metric([market], max(late_ns, default=0) / 1e9)
+    yield from (reconnects, handovers, suspects, wanted, heard, streams, steady, suspected, lag)
+
+
+def _suspected(shard: Shard) -> int:
+    """Return how many streams are suspected on every connection there is."""
+    counts = [session.suspect_count for session in shard.sessions if session.state is State.OPEN]
+    return min(counts, default=len(shard.memories))
 
 
 class StatusServer:
