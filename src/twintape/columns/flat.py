@@ -197,7 +197,7 @@ def _template(parts: Sequence[str], decimals: Sequence[int], time_unit: str, kin
     # The printer writes by these numbers without looking.
     keys = list(parts[1::2])
     known = {field.key: field.kind for field in kind.fields}
-    exact = all(
+    exact = set(keys) <= known.keys() and all(
         0 <= count <= DECIMALS_MAX and (count == 0 or known[key] == DECIMAL) for key, count in zip(keys, decimals, strict=True)
     )
     if len(parts) % 2 == 0 or len(set(keys)) != len(keys) or not exact or time_unit not in ("ms", "us"):

@@ -113,7 +113,7 @@ def why_due(batch: Batch, symbol: str, stream: str) -> str | None:
         return "there is new raw data"
     if not is_depth(stream):
         open_ends = [*unreadable_reasons(batch), *unspliced_reasons(batch, collectors_of(head.proof), head.proof)]
-        return "it is settled now" if head.proof.status is Status.PARTIAL and not open_ends else None
+        return "it is settled now" if head.proof.reasons and not open_ends else None
     before, _ = pins(batch, symbol, stream)
     if before is not None:
         if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:

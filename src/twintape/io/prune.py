@@ -208,7 +208,7 @@ async def _plan_outputs(
 
     Age never makes an output garbage: an attempt whose slot is free may still be published.
     """
-    for table in ("depth", "snapshot", "arrival", "verbatim"):
+    for table in names.TABLES:
         async for info in run.store.list(names.table_prefix(table, market)):
             key = names.parse_table_key(info.key)
             if key is None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from twintape.columns.expand import Outputs, digest_lines, expand
+from twintape.columns.flat import KINDS, flat_schema
 from twintape.columns.verify import check_chain
 from twintape.core.errors import CorruptionError
 from twintape.core.manifest import Proof, digest
@@ -28,6 +31,27 @@ async def read_outputs(store: Store, proof: Proof) -> Outputs:
     return Outputs(tables)
 
 
+def check_messages(outputs: Outputs, proof: Proof) -> None:
+    """Compare the ids of a typed table with the proof's gaps; a stream without one has nothing to compare.
+
+    Raises:
+        CorruptionError: Ids are missing that the proof does not name, or there are some that it says are missing.
+    """
+    kind = KINDS.get(proof.stream)
+    reader = None if kind is None else outputs.reader(kind.table, flat_schema(kind))
+    if kind is None or reader is None or not kind.unique:
+        return
+    ids = np.concatenate([np.asarray(batch.column(0)) for batch in reader])
+    holes = [(int(ids[at]), int(ids[at + 1]) - 1) for at in np.flatnonzero(np.diff(ids) > 1)]
+    inside = [
+        hole for hole in holes for gap in proof.gaps if hole[0] <= gap.after_update_id and gap.next_prev_update_id <= hole[1]
+    ]
+    if (np.diff(ids) <= 0).any() or len(inside) != len(proof.gaps):
+        raise CorruptionError(f"{kind.table} has ids missing in {holes[:10]}, the proof says {proof.gaps[:10]}")
+    if "verbatim" not in outputs.tables and len(holes) != len(proof.gaps):
+        raise CorruptionError(f"{kind.table} has {len(holes)} gaps, the proof {len(proof.gaps)}")
+
+
 async def verify_published(store: Store, proof: Proof) -> None:
     """Read a day whole; render every row; compare chain, gaps and counts with the proof.
 
@@ -41,6 +65,7 @@ async def verify_published(store: Store, proof: Proof) -> None:
     if lines != settled:
         raise CorruptionError(f"the outputs render to {lines} raw lines, the proof settled {settled}")
     if not is_depth(proof.stream):
+        check_messages(outputs, proof)
         return
     chain = check_chain(outputs)
     inner = [(gap.after_update_id, gap.next_prev_update_id) for gap in proof.gaps if gap.from_event_time_us is not None]
