@@ -202,6 +202,22 @@ async def test_a_shutdown_notice_is_recorded_and_answered_by_a_new_connection_at
     assert recording.frames("btcusdt@depth@100ms")[-1] != recording.frames("btcusdt@depth@100ms")[0]
 
 
+async def test_an_announced_shutdown_with_time_to_change_loses_nothing(tmp_path):
+    frames = write_tape(tmp_path / "tape", seconds=60)
+    async with SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange, collector(tmp_path, exchange) as process:
+        await wait_until(lambda: exchange.position() > 0.1)
+        exchange.inject(FaultKind.DRAIN, 0, 4.0)
+        await asyncio.wait_for(exchange.wait_ended(), 30)
+        await asyncio.sleep(0.3)
+        assert exchange.status()["gateways"][0]["accepted"] == 2
+        assert await stop(process) == 0
+    recording = Recording(tmp_path)
+    for stream, wanted in frames.items():
+        assert set(recording.frames(stream)) == set(wanted)
+    assert {control["reason"] for control in recording.controls("close")} >= {"replaced: server shutdown", "SIGTERM"}
+    assert "gap" not in events(process)
+
+
 async def test_pings_are_answered_within_the_deadline(tmp_path):
     from twintape.io.exchange_gateway import KeepAlive
 

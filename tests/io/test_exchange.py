@@ -377,6 +377,47 @@ async def test_a_stalled_connection_stays_open_and_answers_nothing_and_new_ones_
         await until(lambda: not exchange.gateways[0].connections)
 
 
+async def test_a_muted_stream_is_silent_on_the_connections_there_are_and_on_no_other():
+    fault = Fault(FaultKind.MUTE, 0, 0.25, 0.75)
+    async with serve(tape(40), faults=[fault], speed=2) as (exchange, client):
+        async with client.ws_connect(url(exchange, STREAM)) as old:
+            assert len(await receive(old, 10)) == 10
+            await until(lambda: exchange.position() >= 0.3)
+            async with client.ws_connect(url(exchange, STREAM)) as new:
+                assert await receive(new, 1)
+            heard = await receive(old, 10)
+        await until(lambda: exchange.position() >= 0.75)
+        assert exchange.status()["gateways"][0]["cut"] == 0
+    assert len(heard) == 10
+
+
+async def test_a_connection_that_lags_gets_everything_at_half_the_pace():
+    fault = Fault(FaultKind.LAG, 0, 0.25, 0.75)
+    async with serve(tape(40), faults=[fault], speed=1) as (exchange, client):
+        async with client.ws_connect(url(exchange, STREAM)) as websocket:
+            await receive(websocket, 10)
+            count, behind = 10, []
+            while count < 40:
+                await receive(websocket, 1)
+                count += 1
+                behind.append(round(exchange.position() * 40) - count)
+    assert max(behind) >= 5
+    assert count == 40
+
+
+async def test_a_drain_tells_and_closes_the_connections_there_are_and_no_other():
+    fault = Fault(FaultKind.DRAIN, 0, 0.25, 0.5)
+    async with serve(tape(40), faults=[fault], speed=1.0) as (exchange, client), client.ws_connect(url(exchange, STREAM)) as old:
+        await until(lambda: exchange.position() > 0.3)
+        async with client.ws_connect(url(exchange, STREAM)) as new:
+            heard = await receive(old)
+            assert old.close_code == 1001
+            assert any(b"serverShutdown" in frame for frame in heard)
+            await until(lambda: exchange.position() > 0.6)
+            assert not new.closed
+            assert not any(b"serverShutdown" in frame for frame in await receive(new, 3))
+
+
 async def test_a_shutdown_is_announced_and_closes_later():
     fault = Fault(FaultKind.SHUTDOWN, 0, 0.25, 0.5)
     async with serve(tape(40), faults=[fault], speed=1.0) as (exchange, client):

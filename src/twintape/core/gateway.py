@@ -39,7 +39,8 @@ class FaultKind(StrEnum):
 
     `fin`, `rst`, `1001`: connections end by a bare TCP close, a reset, a close frame, and new ones are refused. `stall`: connections
     stay open and silent for ever, and new ones hang. `shutdown`: every connection is told `serverShutdown` and closed at the end.
-    `ban`, `unavailable`, `wrong`: REST answers 418, 503, or a snapshot with a wrong quantity.
+    `drain`, `mute`, `lag` leave new connections alone: those there are get `serverShutdown` and are closed at the end; hear nothing of their
+    first stream; get everything at half the pace. `ban`, `unavailable`, `wrong`: REST answers 418, 503, or a snapshot with a wrong quantity.
     """
 
     FIN = "fin"
@@ -47,6 +48,9 @@ class FaultKind(StrEnum):
     GOING_AWAY = "1001"
     STALL = "stall"
     SHUTDOWN = "shutdown"
+    DRAIN = "drain"
+    MUTE = "mute"
+    LAG = "lag"
     BAN = "ban"
     UNAVAILABLE = "unavailable"
     WRONG = "wrong"

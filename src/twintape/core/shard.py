@@ -244,6 +244,8 @@ class Shard:
             self.handovers[verdict.partition(":")[0]] += 1
             if not verdict.startswith("deaf"):
                 retire = Retire(serving, f"replaced: {seat.wanted}")
+                if verdict == "overlapped":
+                    seat.failures = 0
                 self._promote(seat, seat.candidate, now_ns)
                 return [retire]
             retire = Retire(seat.candidate, verdict)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -106,6 +107,10 @@ class Connection:
         self.session = StreamSession(target)
         self.sent_count = 0
         self.stalled = False
+        self.told = False  # that the server shuts down
+        self.muted = ""
+        self.lag_since_ns: int | None = None
+        self._held: deque[tuple[int, bytes]] = deque()
         self._gateway = gateway
         self._websocket = websocket
         self._transport = transport
@@ -125,6 +130,8 @@ class Connection:
 
     def publish(self, message: VenueMessage, encoded: dict[bool, bytes]) -> None:
         """Queue a message in the form the client has chosen; `encoded` keeps the forms other clients share."""
+        if message.stream == self.muted:
+            return
         combined = self.session.combined
         if self._restamp is not None or self._websocket.compress:
             payload = _payload(message, combined=combined)
@@ -142,7 +149,7 @@ class Connection:
 
     async def flush(self) -> None:
         """Hand everything queued to the operating system, as far as it takes it."""
-        queue, self._queue = self._queue, []
+        queue, self._queue = self._late() if self._held or self.lag_since_ns is not None else self._queue, []
         if not queue or not self.open:
             return
         if not self._websocket.compress:
@@ -153,6 +160,16 @@ class Connection:
                 await self._websocket.send_str(payload.decode())
             except ConnectionError:
                 return
+
+    def _late(self) -> list[bytes]:
+        """Return what a connection that lags gets now: what came in the first half of the time since it began to lag."""
+        now_ns = time.monotonic_ns()
+        self._held.extend((now_ns, frame) for frame in self._queue)
+        until_ns = now_ns if self.lag_since_ns is None else (self.lag_since_ns + now_ns) // 2
+        late: list[bytes] = []
+        while self._held and self._held[0][0] <= until_ns:
+            late.append(self._held.popleft()[1])
+        return late
 
     def unsent_bytes(self) -> int:
         """Return how much of what was flushed the client has not yet taken."""
@@ -410,16 +427,26 @@ class Gateway:
     def end(self, kind: FaultKind) -> None:
         """End a fault."""
         self._faults.remove(kind)
-        if kind is FaultKind.SHUTDOWN:
-            for connection in list(self.connections.values()):
+        for connection in list(self.connections.values()):
+            if kind is FaultKind.SHUTDOWN or (kind is FaultKind.DRAIN and connection.told):
                 self._cut_politely(connection)
+            elif kind is FaultKind.MUTE:
+                connection.muted = ""
+            elif kind is FaultKind.LAG:
+                connection.lag_since_ns = None
         self._fault_over.set()
         self._fault_over = asyncio.Event()
 
     def _strike(self, connection: Connection, kind: FaultKind) -> None:
-        if kind is FaultKind.SHUTDOWN:
-            notice = shutdown_notice(time.time_ns() // 1_000_000, combined=connection.session.combined)
-            connection.send_text(notice)
+        if kind in (FaultKind.SHUTDOWN, FaultKind.DRAIN):
+            connection.told = True
+            connection.send_text(shutdown_notice(time.time_ns() // 1_000_000, combined=connection.session.combined))
+            return
+        if kind is FaultKind.MUTE:
+            connection.muted = next(iter(connection.session.streams), "")
+            return
+        if kind is FaultKind.LAG:
+            connection.lag_since_ns = time.monotonic_ns()
             return
         if kind is FaultKind.FIN:
             connection.finish()
