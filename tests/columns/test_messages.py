@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import json
 import random
 
@@ -155,7 +156,7 @@ def test_neither_the_order_of_chunks_nor_a_detour_through_the_archive_changes_a_
     pieces = []
     for c, k, frames, start in heard:
         cuts = sorted({0, len(frames), *(rng.randrange(len(frames)) for _ in range(3))})
-        pieces += [chunk(c, frames[a:b], k, start + a) for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces += [chunk(c, frames[a:b], k, start + a) for a, b in itertools.pairwise(cuts)]
     rng.shuffle(pieces)
     day = merge_messages_day(stream, whole)
     assert files(merge_messages_day(stream, pieces)) == files(day)

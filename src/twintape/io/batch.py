@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.core import segment
-from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference, Status
+from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference
 from twintape.core.markets import Market
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawView
