@@ -1,11 +1,14 @@
 import os
+import subprocess
 import sys
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from support import processes
 from twintape.cli.record import record
+from twintape.io.disk import PosixDisk
 
 
 @pytest.fixture
@@ -86,6 +89,16 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_touched(invoke, w
     seen, result = invoke(*words)
     assert (seen, result.exit_code) == ({}, 2)
     assert result.stderr.startswith("twintape: ")
+
+
+def test_a_second_process_on_the_same_spool_is_refused_with_exit_code_3(tmp_path):
+    disk = PosixDisk(tmp_path / "spool")
+    assert disk.lock("lock")
+    words = ["record", "BTCUSDT", "--collector", "tokyo", "--spool", tmp_path / "spool", "--store", tmp_path / "store"]
+    done = subprocess.run(processes.command(*words), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 3
+    assert "another process holds this spool" in done.stderr
+    assert sorted(disk.list()) == ["lock"]
 
 
 def test_a_wrong_option_is_a_usage_error(invoke):

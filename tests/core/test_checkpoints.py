@@ -60,3 +60,15 @@ def test_after_a_long_pause_the_round_goes_on_without_a_burst():
 def test_without_symbols_nothing_is_ever_due(now_ns):
     plan = CheckpointPlan([], 2400, HOUR_NS, 0)
     assert (plan.due(now_ns), plan.round_ns) == (None, 0)
+
+
+def test_a_new_plan_goes_on_where_the_old_one_had_come_to():
+    entries = [(Market.SPOT, symbol, 250) for symbol in "ABC"]
+    plan = CheckpointPlan(entries, 2400, HOUR_NS, 0)
+    assert plan.due(HOUR_NS) == (Market.SPOT, "A")
+    changed = [*entries[1:], (Market.SPOT, "D", 250)]
+    assert plan.symbols != {(market, symbol) for market, symbol, _ in changed}
+    again = CheckpointPlan(changed, 2400, HOUR_NS, 0, plan.next)
+    assert [symbol for _, _, symbol in taken(again, HOUR_NS + 1)] == ["B", "C", "D"]
+    assert CheckpointPlan(entries, 2400, HOUR_NS, 0, (Market.USDM, "A")).next == (Market.SPOT, "A")
+    assert CheckpointPlan([], 2400, HOUR_NS, 0).next is None

@@ -123,3 +123,18 @@ def test_streams_are_spread_evenly_over_as_few_connections_as_possible(count, mo
 def test_any_host_name_makes_a_valid_collector_name(hostname):
     name = collector_name(hostname)
     assert parse_record_settings(TOML, overrides={"collector": name}).collector == name
+
+
+@pytest.mark.parametrize(
+    "line", ['proxy = "socks5://me:canary@host:1"', 'proxy = "http://me:canary@"', 'source_address = "here"']
+)
+def test_a_way_out_that_cannot_be_is_refused_without_its_password(line):
+    with pytest.raises(ConfigError) as caught:
+        parse_record_settings(f'collector = "a"\n{line}\nmarkets = [{{market = "spot", symbols = ["A"]}}]')
+    assert "canary" not in str(caught.value)
+
+
+def test_a_proxy_and_a_source_address_are_taken_as_they_are():
+    text = 'collector = "a"\nproxy = "http://me:p@host:3128"\nsource_address = "10.0.0.5"\nmarkets = [{market = "spot", symbols = ["A"]}]'
+    settings = parse_record_settings(text)
+    assert (settings.proxy, settings.source_address) == ("http://me:p@host:3128", "10.0.0.5")

@@ -819,3 +819,12 @@ async def test_shards_and_seats_of_a_collector_rotate_at_different_times(tmp_pat
     async with Rig(tmp_path, "streams_per_connection = 1\nconnections = 2", market=', streams = ["depth@100ms", "trade"]') as rig:
         phases = [seat.phase for shard in rig.collector.shards for seat in shard.seats]
     assert len(set(phases)) == 4
+
+
+async def test_the_status_server_listens_on_loopback_only(tmp_path):
+    async with Rig(tmp_path) as rig, StatusServer(rig.collector, 0) as server:
+        _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.close()
+        await writer.wait_closed()
+        with pytest.raises(OSError, match=r"."):
+            await asyncio.open_connection("127.0.0.2", server.port)

@@ -24,6 +24,7 @@ class CheckpointPlan:
         weight_per_minute: What the plan may use of the pool's budget.
         interval_ns: How long a round should take; it takes longer if that would cost too much.
         now_ns: Monotonic time at which the first round begins.
+        first: Begin with this market and symbol, if it is there.
 
     Attributes:
         round_ns: How long a round takes; 0 without entries.
@@ -36,14 +37,30 @@ class CheckpointPlan:
     __slots__ = ("_due_ns", "_entries", "_index", "_spacing_ns", "round_ns")
 
     def __init__(
-        self, entries: Sequence[tuple[Market, str, int]], weight_per_minute: float, interval_ns: int, now_ns: int
+        self,
+        entries: Sequence[tuple[Market, str, int]],
+        weight_per_minute: float,
+        interval_ns: int,
+        now_ns: int,
+        first: tuple[Market, str] | None = None,
     ) -> None:
-        self._entries = list(entries)
+        start = next((number for number, (*names, _) in enumerate(entries) if tuple(names) == first), 0)
+        self._entries = [*entries[start:], *entries[:start]]
         weight = sum(weight for _, _, weight in entries)
         self.round_ns = max(interval_ns, int(weight / weight_per_minute * _MINUTE_NS)) if entries else 0
-        self._spacing_ns = [self.round_ns * own // weight for _, _, own in entries]
+        self._spacing_ns = [self.round_ns * own // weight for _, _, own in self._entries]
         self._index = 0
         self._due_ns = now_ns + (self._spacing_ns[0] if entries else 0)
+
+    @property
+    def symbols(self) -> set[tuple[Market, str]]:
+        """Market and symbol of every entry."""
+        return {(market, symbol) for market, symbol, _ in self._entries}
+
+    @property
+    def next(self) -> tuple[Market, str] | None:
+        """Market and symbol of the next snapshot."""
+        return self._entries[self._index][:2] if self._entries else None
 
     def due(self, now_ns: int) -> tuple[Market, str] | None:
         """Return market and symbol of the snapshot to take now, if it is time; what was missed is not made up for."""

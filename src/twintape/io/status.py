@@ -123,6 +123,7 @@ class _Source(MetricsSource):
             yield GaugeMetricFamily(name, text, value)
         yield from _connections(collector, now_ns)
         yield CounterMetricFamily("twintape_uploads", "Sealed files confirmed by the store", collector.shipper.uploaded)
+        yield CounterMetricFamily("twintape_uploaded_bytes", "Bytes of them", collector.shipper.uploaded_bytes)
         yield CounterMetricFamily(
             "twintape_upload_failures", "Uploads that failed and were tried again", collector.shipper.failures
         )
