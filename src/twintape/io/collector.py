@@ -636,7 +636,10 @@ class Collector:
             ]
             allowed = RULES[markets[0]].weight_per_minute * self.settings.weight_share
             interval_ns = int(self.settings.snapshot_minutes * 60 * SECOND_NS)
-            self.plans[pool] = CheckpointPlan(entries, allowed, interval_ns, now_ns)
+            before = self.plans.get(pool)
+            if before is None or before.symbols != {(market, symbol) for market, symbol, _ in entries}:
+                first = None if before is None else before.next  # where the round has come to, it goes on
+                self.plans[pool] = CheckpointPlan(entries, allowed, interval_ns, now_ns, first)
 
     def _checkpoint(self, now_ns: int) -> None:
         """Ask for the snapshots whose turn it is."""
