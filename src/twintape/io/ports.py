@@ -18,6 +18,7 @@ __all__ = [
     "Disk",
     "DiskFile",
     "Executor",
+    "Journal",
     "ObjectInfo",
     "Rest",
     "RestAnswer",
@@ -251,3 +252,16 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Stop the workers; unfinished work is abandoned."""
+
+
+class Journal(Protocol):
+    """Takes log lines: a fixed event name and fields."""
+
+    def info(self, event: str, **fields: Any) -> Any:
+        """Take something normal."""
+
+    def warning(self, event: str, **fields: Any) -> Any:
+        """Take something somebody should know."""
+
+    def error(self, event: str, **fields: Any) -> Any:
+        """Take something somebody should act on."""
