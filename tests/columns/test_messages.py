@@ -120,6 +120,14 @@ def test_a_number_that_leaves_the_others_no_room_costs_its_own_frame_the_type():
     assert_nothing_is_lost(day, chunks)
 
 
+def test_a_frame_whose_own_numbers_leave_each_other_no_room_may_be_the_only_one():
+    frame = b'{"e":"aggTrade","E":1723161255343,"a":1,"p":"1","q":"123456789012345678","nq":"0.00000001","f":1,"l":1,"T":1723161255342,"m":true}'
+    one = chunk("tokyo", [frame])
+    day = merge_messages_day("aggTrade", [one])
+    assert (list(files(day)), day.gaps, day.ids.tolist()) == (["verbatim"], [], [])
+    assert_nothing_is_lost(day, [one])
+
+
 def test_optional_fields_are_null_where_a_message_has_none():
     chunks = [chunk("tokyo", [trade(1), trade(2, b=77, a=78)])]
     day = merge_messages_day("trade", chunks)

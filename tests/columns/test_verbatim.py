@@ -20,6 +20,7 @@ def table(records):
         offset=np.zeros(len(records), np.int64),
         length=np.array([len(b"%d %b" % (r[2], r[4])) for r in records], np.int32),
     )
+    assert len(places) == len(records)
     return verbatim_table(ChunkTexts(chunks), places, np.array([REASONS.index(r[3]) for r in records], np.int8))
 
 
