@@ -66,3 +66,39 @@ def test_an_output_that_is_no_parquet_at_all_is_damage_even_if_its_digest_holds(
         output = Output(table="depth", key=key, size=len(data), sha256=digest(data), rows=0)
         with pytest.raises(CorruptionError):
             asyncio.run(verify_published(store, msgspec.structs.replace(proof, outputs=[output])))
+
+
+def trades(exchange: Exchange, lost: set[int], latency_ns: int) -> list[tuple[int, bytes]]:
+    """One trade with each event, ids from 0 on."""
+    return [
+        (
+            event.time_us * 1000 + latency_ns,
+            b'{"stream":"btcusdt@trade","data":{"e":"trade","E":%d,"s":"BTCUSDT","t":%d,"p":"1.50","q":"2.00","T":%d,"m":true,"M":true}}'
+            % (event.time_us // 1000, number, event.time_us // 1000),
+        )
+        for number, event in enumerate(exchange.events)
+        if number not in lost
+    ]
+
+
+def test_gaps_in_trades_are_published_verified_and_closed_by_a_late_line(tmp_path: Any) -> None:
+    exchange, store = Exchange("BTCUSDT"), MemoryStore()
+    first = next(number for number, event in enumerate(exchange.events) if number > 40)
+    for name, lost, latency in (("paris", {first, first + 1}, 100), ("tokyo", {first + 1, first + 2}, 200)):
+        put(store, Recorder(name, extra=trades(exchange, lost, latency)).seals([exchange]))
+    merge(store, tmp_path)
+    gapped = [proof for (_, stream, _), proof in heads(store).items() if stream == "trade" and proof.gaps]
+    assert [(p.status, p.gaps[0].after_update_id, p.gaps[0].next_prev_update_id, p.gaps[0].gap_class) for p in gapped] == [
+        ("gapped", first, first + 1, "unknown")
+    ]
+    asyncio.run(verify_published(store, gapped[0]))
+    with pytest.raises(CorruptionError, match="1 gaps"):
+        asyncio.run(verify_published(store, msgspec.structs.replace(gapped[0], gaps=[])))
+    elsewhere = msgspec.structs.replace(gapped[0].gaps[0], after_update_id=first + 5, next_prev_update_id=first + 6)
+    with pytest.raises(CorruptionError, match="missing"):
+        asyncio.run(verify_published(store, msgspec.structs.replace(gapped[0], gaps=[elsewhere])))
+    put(store, Recorder("oslo", extra=trades(exchange, set(), 300)).seals([exchange]))
+    merge(store, tmp_path)
+    closed = heads(store)["BTCUSDT", "trade", gapped[0].date]
+    assert (closed.generation, closed.gaps, len(closed.closed_gaps)) == (2, [], 1)
+    asyncio.run(verify_published(store, closed))
