@@ -1,6 +1,7 @@
 import base64
 import itertools
 import json
+from collections import Counter
 
 import pytest
 
@@ -20,6 +21,7 @@ from twintape.core.budget import SECOND_NS
 from twintape.core.markets import Market
 from twintape.core.memory import StreamMemory
 from twintape.core.session import TRANSITIONS, Event, Session, State
+from twintape.core.silence import Pace
 from twintape.core.subscription import connection_url
 
 S = SECOND_NS
@@ -603,3 +605,64 @@ def test_time_in_which_we_did_not_read_is_no_silence():
     rig.now += 60 * S
     rig.session.resumed(rig.now)
     assert kinds(rig.pass_time(2)) == []
+
+
+# --- what others may ask
+
+
+def test_a_connection_that_is_suspected_counts_for_all_its_streams():
+    rig = Rig(names=["btcusdt@trade", NAME])
+    rig.ids = 1
+    talk_both(rig, 120)
+    assert rig.session.suspect_count == 0
+    rig.talk(6)
+    assert rig.session.suspect_count == 1
+    rig.pass_time(6)
+    assert rig.session.suspect_count == 2
+
+
+def test_silences_are_counted_and_learned_where_the_caller_keeps_them():
+    pace, counts = Pace(), Counter()
+    session = Session(
+        market=Market.SPOT,
+        number=1,
+        memories=[StreamMemory(NAME)],
+        now_ns=0,
+        wall_ns=WALL,
+        base="ws://x",
+        pace=pace,
+        suspects=counts,
+    )
+    session.opened(0, WALL)
+    ids = itertools.count(1)
+    for tenth in range(1200):
+        number = next(ids)
+        session.frame(1, frame(number, number), tenth * S // 10)
+        session.tick(tenth * S // 10, WALL + tenth * S // 10)
+    for tenth in range(1200, 1260):
+        session.tick(tenth * S // 10, WALL + tenth * S // 10)
+    assert pace.evidence > 100
+    assert counts == {"silent": 1}
+
+
+def test_streams_are_added_and_taken_away_by_message_on_open_connections_and_before():
+    rig = Rig(names=["btcusdt@trade", NAME])
+    added = StreamMemory("ethusdt@trade")
+    rig.session.change([added], ["btcusdt@trade"], rig.now)
+    assert (added.listeners, [memory.listeners for memory in rig.memories]) == (1, [0, 1])
+    sent = [json.loads(action.text) for action in rig.pass_time(1) if isinstance(action, Send)]
+    assert [(message["method"], message["params"]) for message in sent] == [
+        ("SUBSCRIBE", ["ethusdt@trade"]),
+        ("UNSUBSCRIBE", ["btcusdt@trade"]),
+    ]
+    assert rig.frame(b'{"stream":"ethusdt@trade","data":{}}') == []
+    dialling = Rig(names=[NAME], opened=False)
+    dialling.session.change([StreamMemory("ethusdt@trade")], [], dialling.now)
+    assert dialling.memories[0].listeners == 0
+
+
+def test_symbols_that_do_not_trade_are_not_suspected():
+    rig = Rig(names=["btcusdt@trade"])
+    rig.talk(120)
+    rig.memories[0].quiet = True
+    assert [action for action in rig.pass_time(12) if isinstance(action, Notice | Replace)] == []

@@ -393,14 +393,16 @@ async def test_a_muted_stream_is_silent_on_the_connections_there_are_and_on_no_o
 
 async def test_a_connection_that_lags_gets_everything_at_half_the_pace():
     fault = Fault(FaultKind.LAG, 0, 0.25, 0.75)
-    async with serve(tape(40), faults=[fault], speed=1) as (exchange, client):
-        async with client.ws_connect(url(exchange, STREAM)) as websocket:
-            await receive(websocket, 10)
-            count, behind = 10, []
-            while count < 40:
-                await receive(websocket, 1)
-                count += 1
-                behind.append(round(exchange.position() * 40) - count)
+    async with (
+        serve(tape(40), faults=[fault], speed=1) as (exchange, client),
+        client.ws_connect(url(exchange, STREAM)) as websocket,
+    ):
+        await receive(websocket, 10)
+        count, behind = 10, []
+        while count < 40:
+            await receive(websocket, 1)
+            count += 1
+            behind.append(round(exchange.position() * 40) - count)
     assert max(behind) >= 5
     assert count == 40
 

@@ -244,7 +244,7 @@ class Shard:
             self.handovers[verdict.partition(":")[0]] += 1
             if not verdict.startswith("deaf"):
                 retire = Retire(serving, f"replaced: {seat.wanted}")
-                if verdict == "overlapped":
+                if verdict == "overlapped" and seat.candidate.replace_reason is None:
                     seat.failures = 0
                 self._promote(seat, seat.candidate, now_ns)
                 return [retire]
