@@ -8,6 +8,8 @@ from typer.testing import CliRunner
 
 from support import processes
 from twintape.cli.record import record
+from twintape.core.markets import Market
+from twintape.core.settings import MarketSettings, RecordSettings
 from twintape.io.disk import PosixDisk
 
 
@@ -115,3 +117,12 @@ def test_reports_of_writes_go_to_the_file_descriptor_a_line_each(tmp_path):
     with os.fdopen(read_fd, "rb") as reader:
         assert reader.read() == b"written spot/active/a-1-1.tape 12\nsynced spot/active/a-1-1.tape 12\n"
     assert sys.modules["twintape.cli.record"]._acknowledge(None) is None
+
+
+@pytest.mark.parametrize(
+    ("websocket", "shared"),
+    [(None, True), ("wss://stream.example:9443", True), ("ws://127.0.0.1:8000", False), ("ws://[::1]:1", False)],
+)
+def test_attempts_are_counted_with_others_only_where_they_leave_the_machine(websocket, shared):
+    settings = RecordSettings(collector="a", markets=(MarketSettings(market=Market.SPOT, symbols=("A",), websocket=websocket),))
+    assert sys.modules["twintape.cli.record"]._leaves_the_machine(settings) is shared

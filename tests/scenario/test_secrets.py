@@ -61,6 +61,7 @@ def free_port():
         return probe.server_address[1]
 
 
+@pytest.mark.slow
 def test_no_secret_is_in_a_log_an_error_a_metric_or_a_tape(tmp_path, refusing):
     endpoint = f"http://127.0.0.1:{refusing.server_address[1]}"
     proxy = f"http://me:{PROXY_PASSWORD}@127.0.0.1:{refusing.server_address[1]}"

@@ -168,7 +168,9 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             attempts=SharedAttempts(
                 settings.shared_directory or default_directory(),
                 notice=lambda name, details: collector.report(name, details),
-            ),
+            )
+            if settings.shared_directory or _leaves_the_machine(settings)
+            else None,
             room_to_connect=may_connect,
         )
         loop = asyncio.get_running_loop()
@@ -184,6 +186,15 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             live = asyncio.create_task(_live_line(collector, terminal.console))
             stack.callback(live.cancel)
         await collector.run()
+
+
+def _leaves_the_machine(settings: RecordSettings) -> bool:
+    """Return whether any market is served elsewhere: an exchange simulator on this machine has no limit that others share."""
+    from urllib.parse import urlsplit
+
+    from twintape.io.egress import is_loopback
+
+    return any(entry.websocket is None or not is_loopback(urlsplit(entry.websocket).hostname or "") for entry in settings.markets)
 
 
 class _TerminalJournal:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohappyeyeballs
 
-__all__ = ["Egress", "egress_of"]
+__all__ = ["Egress", "egress_of", "is_loopback"]
 
 HAPPY_EYEBALLS_DELAY_S = 0.25
 
@@ -44,7 +44,7 @@ class Egress:
         parts = urlsplit(url)
         host = parts.hostname or ""
         known = dict(self.environment or {})
-        if not known or _is_loopback(host) or _is_excepted(host, known.get("no", "")):
+        if not known or is_loopback(host) or _is_excepted(host, known.get("no", "")):
             return None
         return known.get("https" if parts.scheme in ("https", "wss") else "http") or None
 
@@ -104,7 +104,8 @@ def egress_of(proxy: str, source_address: str, environment: Mapping[str, str]) -
     return Egress(proxy or None, source_address or None, None if proxy else known)
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
