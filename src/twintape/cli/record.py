@@ -12,8 +12,11 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from twintape.core.markets import Market
     from twintape.core.settings import RecordSettings
     from twintape.io.collector import Collector
+    from twintape.io.ports import Disk
+    from twintape.io.spool import Spool
 
 __all__ = ["record"]
 
@@ -98,6 +101,40 @@ def _acknowledge(fd: int | None) -> Callable[[str, str, int], None] | None:
     return report
 
 
+def _spools(
+    settings: RecordSettings, disk: Disk, run: str, acknowledge: Callable[[str, str, int], None] | None
+) -> dict[Market, Spool]:
+    """Open the spool of every market; they share one budget.
+
+    Raises:
+        RefusedError: Another process holds them, or they belong to another collector.
+    """
+    import secrets
+    from importlib.metadata import version
+
+    from twintape.io.spool import Spool, SpoolLimits
+
+    limits = SpoolLimits(
+        budget_size=int(settings.spool_gibibytes * (1 << 30)),
+        held_size=2 * settings.queue_mebibytes << 20,  # sockets are paused long before the spool would lose lines
+    )
+    sharing: list[Spool] = []
+    return {
+        entry.market: Spool(
+            disk,
+            collector=settings.collector,
+            market=entry.market,
+            run=run,
+            version=version("twintape"),
+            draw_chain_id=lambda: secrets.token_hex(8),
+            limits=limits,
+            sharing=sharing,
+            acknowledge=acknowledge,
+        )
+        for entry in settings.markets
+    }
+
+
 async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, duration_s: float | None) -> None:
     import asyncio
     import os
@@ -106,7 +143,6 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     import signal
     import sys
     from contextlib import AsyncExitStack
-    from importlib.metadata import version
 
     from twintape.io.clock import SystemClock, watch_chrony
     from twintape.io.collector import Collector
@@ -117,7 +153,6 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from twintape.io.egress import egress_of
     from twintape.io.http import AiohttpRest
     from twintape.io.journal import BackgroundStream, json_journal
-    from twintape.io.spool import Spool, SpoolLimits
     from twintape.io.status import StatusServer
     from twintape.io.store import open_store
     from twintape.io.upload import upload_one
@@ -126,25 +161,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     store = open_store(settings.store)
     egress = egress_of(settings.proxy, settings.source_address, os.environ)
     raise_limit()
-    limits = SpoolLimits(
-        budget_size=int(settings.spool_gibibytes * (1 << 30)),
-        held_size=2 * settings.queue_mebibytes << 20,  # sockets are paused long before the spool would lose lines
-    )
-    sharing: list[Spool] = []
-    spools = {
-        entry.market: Spool(
-            disk,
-            collector=settings.collector,
-            market=entry.market,
-            run=run,
-            version=version("twintape"),
-            draw_chain_id=lambda: secrets.token_hex(8),
-            limits=limits,
-            sharing=sharing,
-            acknowledge=_acknowledge(acknowledge_fd),
-        )
-        for entry in settings.markets
-    }
+    spools = _spools(settings, disk, run, _acknowledge(acknowledge_fd))
 
     async def read(path: str) -> bytes:
         return await asyncio.to_thread(disk.read, path)
