@@ -13,6 +13,7 @@ from support.tables import changed
 from twintape.columns import expand as module
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.lines import Chunk
+from twintape.columns.messages import merge_messages_day
 from twintape.columns.schema import ARRIVAL, DEPTH
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
@@ -151,3 +152,10 @@ def test_the_kernel_does_what_its_python_says():
     found = [np.zeros(4, bool), np.zeros(4, bool)]
     assert module._match(whole, part, found[0]) == module._match.py_func(whole, part, found[1]) == 2
     assert found[0].tolist() == found[1].tolist() == [False, True, True, False]
+
+
+def test_typed_rows_and_their_copies_come_back():
+    frame = b'{"u":7,"s":"A","b":"1.0","B":"2","a":"3.0","A":"4"}'
+    heard = [constant(b"17 %b\n" % frame), constant(b"18 %b\n" % frame, "paris", "0000bbbb-1")]
+    tables = {table.name: table.data for table in merge_messages_day("bookTicker", heard).tables}
+    assert raw_lines(expand(Outputs(tables), DATE)) == raw_lines(heard)

@@ -95,6 +95,8 @@ def test_every_stream_binance_has_can(stream):
         ('collector = "x"\nmarkets = [{market = "spot", symbols = []}]', "no symbols"),
         ('collector = "x"\nmarkets = [{market = "forex", symbols = ["A"]}]', "forex"),
         ('collector = "x"\nmarkets = [{market = "spot", symbols = ["A"]}, {market = "spot", symbols = ["B"]}]', "twice"),
+        ('collector = "x"\nsymbols_minutes = 0\nmarkets = [{market = "spot", symbols = ["*USDT"]}]', "symbols_minutes is 0"),
+        ('collector = "x"\nmarkets = [{market = "spot", symbols = ["PERPETUAL"]}]', "no contract types"),
         ('collector = "x"\ncolour = "red"', "colour"),
         ('collector = "x"\nuploads = "many"', "uploads"),
         ('collector = "x"\nstreams_per_connection = 1025', "between 1 and 1024"),

@@ -158,3 +158,12 @@ def test_a_venue_of_whole_books_answers_with_every_level_it_knows():
     venue = Venue(OneSymbol(), whole_books=True)
     found = json.loads(venue.depth("X", 1, now_ms=0))
     assert (len(found["bids"]), len(found["asks"])) == (2, 1)
+
+
+def test_a_symbol_is_listed_with_the_status_it_was_given_and_not_at_all_without_one():
+    venue = Venue(OneSymbol())
+    assert [info.status for info in venue.listed()] == ["TRADING"]
+    venue.statuses["X"] = "BREAK"
+    assert [info.status for info in venue.listed()] == ["BREAK"]
+    venue.statuses["X"] = ""
+    assert venue.listed() == []
