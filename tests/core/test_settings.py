@@ -140,3 +140,16 @@ def test_a_proxy_and_a_source_address_are_taken_as_they_are():
     text = 'collector = "a"\nproxy = "http://me:p@host:3128"\nsource_address = "10.0.0.5"\nmarkets = [{market = "spot", symbols = ["A"]}]'
     settings = parse_record_settings(text)
     assert (settings.proxy, settings.source_address) == ("http://me:p@host:3128", "10.0.0.5")
+
+
+def test_a_sentinel_must_look_like_a_stream_and_connections_are_one_or_two():
+    def toml(sentinel, connections):
+        entry = f'{{market = "spot", symbols = ["BTCUSDT"], sentinel = "{sentinel}"}}'
+        return f'collector = "tokyo"\nconnections = {connections}\nmarkets = [{entry}]'
+
+    settings = parse_record_settings(toml("ethusdt@depth5@100ms", 2))
+    assert (settings.connections, settings.markets[0].sentinel) == (2, "ethusdt@depth5@100ms")
+    with pytest.raises(ConfigError, match="cannot be subscribed"):
+        parse_record_settings(toml("not a stream", 1))
+    with pytest.raises(ConfigError, match="connections is 3"):
+        parse_record_settings(toml("", 3))
