@@ -34,9 +34,9 @@ def open(url: str, *, options: Mapping[str, str] | None = None) -> Archive:  # n
         options: Settings of the store that are not in the environment.
 
     Raises:
-        ConfigError: The URL is none of these.
+        ConfigError: The URL is none of these, or there is no such directory.
     """
     from twintape.io.archive import Archive
     from twintape.io.store import open_store
 
-    return Archive(open_store(url, options=options))
+    return Archive(open_store(url, options=options, create=False))

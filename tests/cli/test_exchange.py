@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from twintape.cli import app
-from twintape.core.errors import ConfigError
 
 TAPE = b"""1700000000000000000 {"lastUpdateId":1,"bids":[["1.0","1"]],"asks":[]}
 1700000000010000000 {"stream":"xusdt@depth@100ms","data":{"e":"depthUpdate","E":1,"s":"XUSDT","U":2,"u":3,"b":[["1.0","2"]],"a":[]}}
@@ -81,5 +80,7 @@ def test_it_ends_with_the_tape_if_so_told(run):
 def test_what_makes_no_sense_is_refused_in_words(tmp_path, monkeypatch, arguments):
     (tmp_path / "tape").write_bytes(TAPE)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError):
-        CliRunner().invoke(app, ["exchange", *arguments], catch_exceptions=False)
+    done = CliRunner().invoke(app, ["exchange", *arguments], catch_exceptions=False)
+    assert done.exit_code == 2
+    assert done.stderr.startswith("twintape: ")
+    assert done.stderr.count("\n") == 1

@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+import twintape
 from support.processes import call
 
 
@@ -83,7 +84,7 @@ def test_the_book_is_exact(store):
         (("merge", "--date", "2023-11-14", "--market", "forex"), 2),
         (("book", "--symbol", "TOYUSDT", "--at", "noon"), 2),
         (("book", "--symbol", "NONE"), 1),
-        (("proof", "--symbol", "TOYUSDT", "--date", "1999-01-01"), 1),
+        (("proof", "--symbol", "TOYUSDT", "--date", "2010-01-01"), 1),
         (("inspect", "raw/v1/none"), 1),
         (("prune", "--grace", "soon"), 2),
         (("import", "no-such-file", "--market", "spot", "--collector", "x"), 2),
@@ -99,3 +100,29 @@ def test_a_store_with_a_stop_object_is_refused(store, tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "STOP").write_text("")
     call("prune", "--store", tmp_path / "store", expect=3)
+
+
+def test_symbols_may_be_typed_in_lower_case(store):
+    date = ("--date", "2023-11-14")
+    assert len(json.loads(call("ls", "--json", "--store", store, "--symbol", "toyusdt"))) == len(
+        json.loads(call("ls", "--json", "--store", store, "--symbol", "TOYUSDT"))
+    )
+    assert json.loads(call("book", "--symbol", "toyusdt", "--json", "--store", store))["update_id"] == 30
+    assert json.loads(call("proof", "--symbol", "ToyUsdt", *date, "--json", "--store", store))["symbol"] == "TOYUSDT"
+    assert "TOYUSDT" in call("merge", "--symbol", "toyusdt", *date, "--store", store)
+    assert "TOYUSDT" in call("verify", "--symbol", "toyusdt", "--store", store)
+    archive = twintape.open(str(store))
+    assert {day.symbol for day in archive.days("spot", "toyusdt")} == {"TOYUSDT"}
+    assert archive.proof("spot", "toyusdt", "2023-11-14", "depth@100ms").symbol == "TOYUSDT"
+    assert archive.book("spot", "toyusdt", "end").symbol == "TOYUSDT"
+    assert archive.depth("spot", "toyusdt", "2023-11-14", "2023-11-15").read_all().num_rows == 20
+
+
+def test_the_fates_of_a_line_add_up_to_its_frames(store):
+    shown = call("proof", "--symbol", "TOYUSDT", "--date", "2023-11-14", "--store", store).splitlines()
+    start = next(number for number, line in enumerate(shown) if line.startswith("line "))
+    columns = shown[start].split()[:6]
+    assert columns == ["line", "frames", "chosen", "duplicate", "verbatim", "owed"]
+    for line in shown[start + 1 :]:
+        frames, *fates = (int(cell) for cell in line.split()[1:6])
+        assert frames == sum(fates) > 0

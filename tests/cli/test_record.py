@@ -3,11 +3,10 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from support import processes
-from twintape.cli.record import record
+from twintape.cli import app
 from twintape.core.markets import Market
 from twintape.core.settings import MarketSettings, RecordSettings
 from twintape.io.disk import PosixDisk
@@ -21,13 +20,11 @@ def invoke(monkeypatch):
     async def pretend(settings, *, acknowledge_fd, duration_s):
         seen.update(settings=settings, acknowledge_fd=acknowledge_fd, duration_s=duration_s)
 
-    app = typer.Typer()
     monkeypatch.setattr(sys.modules["twintape.cli.record"], "_record", pretend)
-    app.command()(record)
 
     def call(*words):
         seen.clear()
-        result = CliRunner().invoke(app, list(words))
+        result = CliRunner().invoke(app, ["record", *words])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return seen, result

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twintape.core import wire
-from twintape.core.errors import WireError
+from twintape.core.errors import ConfigError, WireError
 from twintape.core.markets import Market
 from twintape.core.wire import (
     OTHER,
@@ -23,6 +23,7 @@ from twintape.core.wire import (
     event_time_us,
     is_depth,
     is_shutdown_notice,
+    normal_symbol,
     parse_control,
     plausible_symbol,
     recordable,
@@ -213,6 +214,19 @@ def test_splitting_loses_nothing_but_the_case_of_ascii_letters(name):
     joined = stream_name(symbol, stream)
     assert joined.encode(errors="surrogatepass").lower() == name.encode(errors="surrogatepass").lower()
     assert split_stream(joined) == (symbol, stream)
+
+
+@pytest.mark.parametrize(
+    ("typed", "symbol"), [("btcUSDT", "BTCUSDT"), ("币安人生usdt", "币安人生USDT"), ("straße", "STRAßE"), (SESSION, SESSION)]
+)
+def test_a_typed_symbol_is_spelled_as_keys_spell_it(typed, symbol):
+    assert normal_symbol(typed) == symbol
+
+
+@pytest.mark.parametrize("typed", ["", "!other", "A\n", "A" * 65, "\ud800"])
+def test_what_can_be_no_symbol_is_refused(typed):
+    with pytest.raises(ConfigError, match="not a symbol"):
+        normal_symbol(typed)
 
 
 @pytest.mark.parametrize("stream", ["depth", "depth@100ms", "depth@0ms", "depth@1000ms"])

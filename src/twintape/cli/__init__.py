@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-import typer
+from typing import Annotated, Any
 
-from twintape.cli.common import guarded
-from twintape.cli.demo import demo
-from twintape.cli.exchange import exchange
-from twintape.cli.look import book, cat, import_, inspect, ls
-from twintape.cli.night import merge, nightly, proof, prune, verify
-from twintape.cli.record import record
+try:
+    import typer
+    from typer.core import TyperGroup
+
+    from twintape import __version__
+    from twintape.cli.common import guarded
+    from twintape.cli.demo import demo
+    from twintape.cli.exchange import exchange
+    from twintape.cli.look import book, cat, import_, inspect, ls
+    from twintape.cli.night import merge, nightly, proof, prune, verify
+    from twintape.cli.record import record
+except KeyboardInterrupt:  # this takes long enough for a Ctrl-C to come in between
+    raise SystemExit(130) from None
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """Every error of ours in any command becomes one line on stderr and the promised exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with guarded():
+            return super().invoke(ctx)
+
+
 app = typer.Typer(
     name="twintape",
+    cls=_Commands,
     help="Record Binance order-book deltas on several machines; prove, merge and only then prune them.",
     no_args_is_help=True,
     add_completion=False,
@@ -35,15 +52,24 @@ app.command()(exchange)
 app.command()(demo)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"twintape {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _version() -> None:
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Record Binance order-book deltas on several machines; prove, merge and only then prune them.
 
-    Exit codes: 0 fine, 1 findings, 2 usage or configuration, 3 refused.
+    Exit codes: 0 fine, 1 findings, 2 usage or configuration, 3 refused; 130 after Ctrl-C, 143 after SIGTERM.
     """
 
 
 def main() -> None:
-    """Run the command line; every error of ours becomes one line on stderr and the promised exit code."""
-    with guarded():
-        app()
+    """Run the command line."""
+    app()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -17,18 +19,47 @@ if TYPE_CHECKING:
     from twintape.io.merge import MergeRun
     from twintape.io.ports import Store
 
-__all__ = ["DEFAULT_STORE", "FINDINGS", "guarded", "markets_of", "merge_run", "print_json", "progress", "run_async", "table"]
+__all__ = [
+    "DEFAULT_STORE",
+    "FINDINGS",
+    "check_date",
+    "guarded",
+    "markets_of",
+    "merge_run",
+    "print_json",
+    "progress",
+    "run_async",
+    "symbols_of",
+    "table",
+]
 
 DEFAULT_STORE = "./twintape-store"
 FINE, FINDINGS, USAGE, REFUSED = 0, 1, 2, 3
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+"""What a shell reports of a process that ended by these signals."""
+FIRST_DATE, LAST_DATE = "2009-01-01", "2199-12-31"
+"""Every recording lies between them; what lies outside is a typing error."""
 T = TypeVar("T")
 
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end."""
+    """Run a coroutine to its end; SIGTERM cancels it as Ctrl-C does, so that it can tidy up.
+
+    Raises:
+        SystemExit: SIGTERM came.
+    """
     import asyncio
 
-    return asyncio.run(work)
+    async def terminable() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(terminable())
+    except asyncio.CancelledError:
+        raise SystemExit(TERMINATED) from None
 
 
 @contextlib.contextmanager
@@ -51,6 +82,12 @@ def guarded() -> Iterator[None]:
         # The reader of our output went away (`| head`): that is no error, and flushing at exit must not make it one.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(FINE) from error
+    except OSError as error:
+        place = "" if error.filename is None else f"{error.filename}: "
+        print(f"twintape: {place}{error.strerror or error}", file=sys.stderr)
+        raise SystemExit(FINDINGS) from error
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
 
 
 def print_json(value: object) -> None:
@@ -86,22 +123,51 @@ def check_date(date: str) -> str:
     from twintape.core.errors import ConfigError
 
     try:
-        return calendar.fromisoformat(date).isoformat()
-    except ValueError as error:
-        raise ConfigError(f"not a date: {date!r}", hint="YYYY-MM-DD") from error
+        # fromisoformat alone would take 20240808 and 2024-W32-4 as well.
+        valid = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", date) and calendar.fromisoformat(date)
+    except ValueError:
+        valid = None
+    if not valid:
+        raise ConfigError(f"not a date: {date!r}", hint="YYYY-MM-DD")
+    if not FIRST_DATE <= date <= LAST_DATE:
+        raise ConfigError(f"not a date of a recording: {date}", hint=f"between {FIRST_DATE} and {LAST_DATE}")
+    return date
+
+
+def symbols_of(symbols: list[str] | None) -> list[str]:
+    """Return the symbols as keys spell them.
+
+    Raises:
+        ConfigError: One can be no symbol.
+    """
+    from twintape.core.wire import normal_symbol
+
+    return [normal_symbol(symbol) for symbol in symbols or []]
+
+
+def _check_scratch(directory: str | None) -> None:
+    from twintape.core.errors import ConfigError
+
+    if directory is not None and not (os.path.isdir(directory) and os.access(directory, os.W_OK | os.X_OK)):
+        raise ConfigError(f"cannot keep raw objects in {directory}", hint="scratch names a directory that can be written")
 
 
 @contextlib.asynccontextmanager
 async def merge_run(
     store: Store, *, jobs: int, scratch: str | None, tell: Callable[[str, int, int], None]
 ) -> AsyncIterator[MergeRun]:
-    """Build what a merge needs; raw objects are kept in a temporary directory while it runs."""
+    """Build what a merge needs; raw objects are kept in a temporary directory while it runs.
+
+    Raises:
+        ConfigError: There is no directory `scratch` to write in.
+    """
     from twintape import __version__
     from twintape.io.clock import SystemClock
     from twintape.io.disk import PosixDisk
     from twintape.io.executor import InlineExecutor, PoolExecutor
     from twintape.io.merge import MergeRun
 
+    _check_scratch(scratch)
     executor = InlineExecutor() if jobs <= 1 else PoolExecutor(jobs)
     try:
         with tempfile.TemporaryDirectory(prefix="twintape-merge-", dir=scratch) as root:

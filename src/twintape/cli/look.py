@@ -11,12 +11,12 @@ import typer
 from twintape.cli.common import (
     DEFAULT_STORE,
     FINDINGS,
-    guarded,
     markets_of,
     print_json,
     progress,
     run_async,
     size_text,
+    symbols_of,
     table,
 )
 
@@ -42,10 +42,9 @@ def ls(
     from twintape.io.archive import Archive
     from twintape.io.store import open_store
 
-    with guarded():
-        if raw:
-            return _ls_raw(store, market, json=json)
-        days = Archive(open_store(store)).days(market, symbol)
+    if raw:
+        return _ls_raw(store, market, json=json)
+    days = Archive(open_store(store, create=False)).days(market, symbol)
     if json:
         print_json([_day_row(day) for day in days])
     elif files:
@@ -87,7 +86,7 @@ def _ls_raw(url: str, market: str | None, *, json: bool) -> None:
     wanted = markets_of(market)
 
     async def collect() -> list[tuple[str, int]]:
-        store = open_store(url)
+        store = open_store(url, create=False)
         return [(info.key, info.size) async for info in store.list("raw/v1/")]
 
     rows = [(key, size) for key, size in sorted(run_async(collect())) if (k := names.parse_raw_key(key)) and k.market in wanted]
@@ -109,7 +108,7 @@ def _segment_bytes(segment: str, store: str) -> bytes:
     path = Path(segment)
     if path.is_file():
         return path.read_bytes()
-    return run_async(open_store(store).get(segment))
+    return run_async(open_store(store, create=False).get(segment))
 
 
 def inspect(
@@ -122,8 +121,7 @@ def inspect(
 
     from twintape.core.segment import verify_segment
 
-    with guarded():
-        index = verify_segment(_segment_bytes(segment, store))
+    index = verify_segment(_segment_bytes(segment, store))
     if json:
         print_json(msgspec.json.decode(msgspec.json.encode(index)))
         return
@@ -155,11 +153,10 @@ def cat(
     """Print a sealed segment's lines in order of receipt: `<receive time in ns> <frame>`."""
     from twintape.core.segment import lines_in_order
 
-    with guarded():
-        for name, receive_time_ns, frame in lines_in_order(_segment_bytes(segment, store)):
-            if stream is None or name == stream:
-                sys.stdout.buffer.write(b"%d %b\n" % (receive_time_ns, frame))
-        sys.stdout.buffer.flush()
+    for name, receive_time_ns, frame in lines_in_order(_segment_bytes(segment, store)):
+        if stream is None or name == stream:
+            sys.stdout.buffer.write(b"%d %b\n" % (receive_time_ns, frame))
+    sys.stdout.buffer.flush()
 
 
 def book(
@@ -175,8 +172,8 @@ def book(
     from twintape.io.archive import Archive
     from twintape.io.store import open_store
 
-    with guarded():
-        view = Archive(open_store(store)).book(market, symbol, at, depth=depth or (None if json else 10), stream=stream)
+    archive = Archive(open_store(store, create=False))
+    view = archive.book(market, symbol, at, depth=depth or (None if json else 10), stream=stream)
     if json:
         print_json(
             {
@@ -210,14 +207,15 @@ def import_(
     from twintape.io.importer import import_files
     from twintape.io.store import open_store
 
-    with guarded(), progress() as tell:
+    (only,) = symbols_of([symbol]) if symbol is not None else (None,)
+    with progress() as tell:
         report = run_async(
             import_files(
                 files,
                 market=markets_of(market)[0],
                 collector=check_collector(collector),
                 store=open_store(store),
-                symbol=symbol,
+                symbol=only,
                 progress=tell,
             )
         )

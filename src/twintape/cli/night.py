@@ -12,7 +12,6 @@ from twintape.cli.common import (
     DEFAULT_STORE,
     FINDINGS,
     check_date,
-    guarded,
     markets_of,
     merge_run,
     plain,
@@ -20,6 +19,7 @@ from twintape.cli.common import (
     progress,
     run_async,
     size_text,
+    symbols_of,
     table,
 )
 
@@ -54,8 +54,7 @@ def merge(
 
     Exit code 1 if a day is gapped or conflicted.
     """
-    with guarded():
-        outcomes = run_async(_merge(check_date(date), market, symbol or [], store, jobs=jobs, scratch=scratch))
+    outcomes = run_async(_merge(check_date(date), market, symbols_of(symbol), store, jobs=jobs, scratch=scratch))
     _report(outcomes, json=json)
     if any(outcome.status in ("gapped", "conflicted") for outcome in outcomes):
         raise SystemExit(FINDINGS)
@@ -68,14 +67,14 @@ async def _merge(
     from twintape.io.store import open_store
 
     with progress() as tell:
-        async with merge_run(open_store(url), jobs=jobs, scratch=scratch, tell=tell) as run:
+        async with merge_run(open_store(url, create=False), jobs=jobs, scratch=scratch, tell=tell) as run:
             outcomes: list[DayOutcome] = []
             for which in markets_of(market):
                 outcomes += await merge_date(run, which, date, symbols=symbols)
             return outcomes
 
 
-def _report(outcomes: list[DayOutcome], *, json: bool) -> None:
+def _report(outcomes: list[DayOutcome], *, json: bool, empty: str = "nothing is recorded for that date") -> None:
     if json:
         print_json(
             [
@@ -93,7 +92,7 @@ def _report(outcomes: list[DayOutcome], *, json: bool) -> None:
         )
         return
     if not outcomes:
-        print("nothing is recorded for that date")
+        print(empty)
         return
     table(
         ["symbol", "stream", "date", "status", "generation", ""],
@@ -113,8 +112,9 @@ def verify(
 
     Exit code 1 if anything is not what its proof says.
     """
-    with guarded(), progress() as tell:
-        findings = run_async(_verify(date, market, symbol or [], store, tell))
+    only = None if date is None else check_date(date)
+    with progress() as tell:
+        findings = run_async(_verify(only, market, symbols_of(symbol), store, tell))
     if json:
         print_json(findings)
     else:
@@ -130,10 +130,10 @@ async def _verify(date: str | None, market: str | None, symbols: list[str], url:
     from twintape.io.store import open_store
     from twintape.io.verify import verify_published
 
-    store = open_store(url)
+    store = open_store(url, create=False)
     findings = []
     for which in markets_of(market):
-        heads = await list_heads(store, which, dates=None if date is None else [check_date(date)])
+        heads = await list_heads(store, which, dates=None if date is None else [date])
         mine = {day: head for day, head in heads.items() if not symbols or day[0] in symbols}
         for number, head in enumerate(mine.values(), 1):
             problem = None
@@ -161,8 +161,7 @@ def proof(
     from twintape.io.archive import Archive
     from twintape.io.store import open_store
 
-    with guarded():
-        found = Archive(open_store(store)).proof(market, symbol, check_date(date), stream)
+    found = Archive(open_store(store, create=False)).proof(market, symbol, check_date(date), stream)
     if json:
         print_json(plain(found))
     else:
@@ -189,15 +188,15 @@ def print_proof(found: Proof) -> None:
         f"  verified  {check.render_exact:,} frames rendered byte for byte, {check.render_kept:,} kept verbatim, {check.conflicts} conflicts"
     )
     print()
-    columns = ["line", "frames", "chosen", "duplicate", "verbatim", "missed", "only here"]
+    columns = ["line", "frames", "chosen", "duplicate", "verbatim", "owed", "missed", "only here"]
     rows: list[list[object]] = [
-        [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.missed, line.only_here]
+        [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.owed, line.missed, line.only_here]
         for line in found.lines
     ]
     table(columns, rows, right=tuple(columns[1:]))
 
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])")
 _UNITS_NS = {"s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 
 
@@ -230,8 +229,7 @@ def prune(
 
     Exit code 3 if the store forbids pruning.
     """
-    with guarded():
-        plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute, json=json))
+    plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute, json=json))
     if json:
         listed = {"delete": [plain(d) for d in plan.delete], "kept": [plain(k) for k in plan.kept]}
         print_json({"write_id": plan.write_id, **listed, "done": report})
@@ -275,8 +273,9 @@ async def _prune(
     from twintape.io.prune import PruneRun, execute_prune, plan_prune
     from twintape.io.store import open_store
 
+    store = open_store(url, create=False)
     with progress(quiet=json) as tell:
-        run = PruneRun(open_store(url), lambda: secrets.token_hex(8), PrunePolicy(grace_ns, gapped_grace_ns), progress=tell)
+        run = PruneRun(store, lambda: secrets.token_hex(8), PrunePolicy(grace_ns, gapped_grace_ns), progress=tell)
         plan = await plan_prune(run, markets_of(market))
     if not json:
         _print_plan(plan)
@@ -305,11 +304,10 @@ def nightly(
     """
     from twintape.core.night_settings import parse_nightly_settings
 
-    with guarded():
-        text = "" if config is None else _read(config)
-        options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
-        settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
-        outcomes, report = run_async(_nightly(settings, json=json))
+    text = "" if config is None else _read(config)
+    options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
+    settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
+    outcomes, report = run_async(_nightly(settings, json=json))
     if json:
         print_json(
             {
@@ -339,16 +337,19 @@ async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOu
     from twintape.io.nightly import due_dates
     from twintape.io.store import open_store
 
+    # Before hours of merging, not behind them: a wrong duration ends the night.
+    graces = duration_ns(settings.grace), duration_ns(settings.gapped_grace)
     outcomes: list[DayOutcome] = []
     with progress(quiet=json) as tell:
-        async with merge_run(open_store(settings.store), jobs=settings.jobs, scratch=settings.scratch, tell=tell) as run:
+        async with merge_run(
+            open_store(settings.store, create=False), jobs=settings.jobs, scratch=settings.scratch, tell=tell
+        ) as run:
             for which in markets_of(None):
                 for date in await due_dates(run.store, which, SystemClock().wall_ns(), collectors=settings.collectors):
                     outcomes += await merge_date(run, which, date)
     if not json:
-        _report([outcome for outcome in outcomes if outcome.fresh], json=False)
+        _report([outcome for outcome in outcomes if outcome.fresh], json=False, empty="nothing new to merge")
     if not settings.prune:
         return outcomes, None
-    graces = duration_ns(settings.grace), duration_ns(settings.gapped_grace)
     _, report = await _prune(settings.store, None, *graces, execute=settings.execute, json=json)
     return outcomes, report

@@ -47,8 +47,6 @@ def record(
     """Record streams to the object store until SIGTERM or Ctrl-C."""
     import asyncio
 
-    from twintape.cli.common import guarded
-
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -58,7 +56,7 @@ def record(
 
     overrides: dict[str, object] = {"collector": collector, "store": store, "spool": spool, "metrics_port": metrics_port}
     entry = {"market": market, "symbols": symbols or [], "streams": stream or [], "websocket": websocket, "rest": rest}
-    with guarded(), asyncio.Runner(loop_factory=loop_factory) as runner:
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
         settings = _settings(config, {name: value for name, value in overrides.items() if value is not None}, entry)
         runner.run(_record(settings, acknowledge_fd=acknowledge_fd, duration_s=duration))
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from twintape.core.errors import WireError
+from twintape.core.errors import ConfigError, WireError
 from twintape.core.markets import Market
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "event_time_us",
     "is_depth",
     "is_shutdown_notice",
+    "normal_symbol",
     "open_line",
     "parse_control",
     "plausible_symbol",
@@ -149,6 +150,22 @@ def _upper(text: str) -> str:
 
 def _lower(text: str) -> str:
     return "".join(chr(ord(c) + 32) if "A" <= c <= "Z" else c for c in text)
+
+
+def normal_symbol(symbol: str) -> str:
+    """Return a symbol somebody typed as keys and proofs spell it: its ASCII letters upper case.
+
+    >>> normal_symbol("btcusdt"), normal_symbol("币安人生usdt")
+    ('BTCUSDT', '币安人生USDT')
+
+    Raises:
+        ConfigError: It can be no symbol.
+    """
+    if symbol == SESSION:
+        return symbol
+    if not plausible_symbol(symbol):
+        raise ConfigError(f"not a symbol: {symbol[:SYMBOL_BYTES_MAX]!r}", hint="such as BTCUSDT")
+    return _upper(symbol)
 
 
 def split_stream(name: str) -> tuple[str, str]:

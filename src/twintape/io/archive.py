@@ -25,7 +25,7 @@ from twintape.columns.schema import BOOK_UNKNOWN, DEPTH, EPOCH_START, GAP_BEFORE
 from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, NotFoundError
 from twintape.core.manifest import Proof, Status, digest
 from twintape.core.markets import RULES, Market
-from twintape.core.wire import is_depth
+from twintape.core.wire import is_depth, normal_symbol
 from twintape.io.batch import neighbour
 from twintape.io.catalog import find_head, list_heads
 from twintape.io.day import read_snapshots
@@ -109,13 +109,15 @@ class Archive:
 
         Args:
             market: Only this one.
-            symbol: Only this one.
+            symbol: Only this one, in upper or lower case (as everywhere here).
 
         Raises:
+            ConfigError: There is no such market, or that can be no symbol.
             CorruptionError: A proof is damaged.
             StoreError: The store failed.
         """
         markets = list(Market) if market is None else [_market(market)]
+        symbol = None if symbol is None else normal_symbol(symbol)
         found: list[Day] = []
         for which in markets:
             heads = self._run(list_heads(self._store, which, symbol=symbol))
@@ -135,7 +137,7 @@ class Archive:
             NotFoundError: The day is not published.
             ConfigError: There are several depth streams; say which.
         """
-        which = _market(market)
+        which, symbol = _market(market), normal_symbol(symbol)
         name = stream or self._depth_stream(which, symbol, date)
         head = self._run(find_head(self._store, which, symbol, name, date))
         if head is None:
@@ -181,7 +183,7 @@ class Archive:
             NotFoundError: Nothing of the symbol is published.
             CorruptionError: A file is not what its proof says.
         """
-        which = _market(market)
+        which, symbol = _market(market), normal_symbol(symbol)
         name = stream or self._depth_stream(which, symbol, None)
         first, last = _time_us(start), _time_us(end)
         return pa.RecordBatchReader.from_batches(DEPTH, self._batches(which, symbol, name, first, last, allow_gaps=allow_gaps))
@@ -270,7 +272,7 @@ class Archive:
                 what happened between that event and the time.
             CorruptionError: A file is not what its proof says.
         """
-        which = _market(market)
+        which, symbol = _market(market), normal_symbol(symbol)
         name = stream or self._depth_stream(which, symbol, None)
         heads = self._run(list_heads(self._store, which, symbol=symbol, stream=name))
         dates = [date for _, _, date in heads]

@@ -30,7 +30,7 @@ TEMPORARY_DIRECTORY = ".twintape-tmp"
 T = TypeVar("T")
 
 
-def open_store(url: str, *, options: Mapping[str, str] | None = None) -> Store:
+def open_store(url: str, *, options: Mapping[str, str] | None = None, create: bool = True) -> Store:
     """Open a store by its address.
 
     Args:
@@ -39,18 +39,20 @@ def open_store(url: str, *, options: Mapping[str, str] | None = None) -> Store:
         options: Further settings of an `s3`, `gs` or `az` store, by obstore's names (`endpoint`, `region`, `access_key_id`, …). Where
             one is missing the environment counts (`AWS_*`, with `AWS_ENDPOINT_URL` and `AWS_ALLOW_HTTP`). Credentials belong here or
             there, never in `url`.
+        create: Whether a directory that is missing is made. Who only reads, merges or prunes must not: a mistyped path would look like
+            an empty store.
 
     Raises:
-        ConfigError: The address cannot be used.
+        ConfigError: The address cannot be used, or there is no such directory.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return FileStore(url)
+        return _directory_store(url, create=create)
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ConfigError("a file:// address needs an absolute path", hint="write file:///path/to/store")
-        return FileStore(unquote(parts.path))
+        return _directory_store(unquote(parts.path), create=create)
     if scheme == "memory":
         return MemoryStore(url)
     if scheme in ("s3", "gs", "az"):
@@ -58,6 +60,14 @@ def open_store(url: str, *, options: Mapping[str, str] | None = None) -> Store:
 
         return open_cloud_store(scheme, rest, options or {})
     raise ConfigError(f"unknown kind of store {scheme!r}", hint="use file://, s3://, gs://, az:// or memory://")
+
+
+def _directory_store(path: str, *, create: bool) -> Store:
+    if not path:
+        raise ConfigError("an empty address is no store")
+    if not create and not os.path.exists(path):
+        raise ConfigError(f"there is no store at {path}", hint="`twintape record` and `twintape import` make one")
+    return FileStore(path)
 
 
 def check_key(key: str) -> str:
