@@ -312,6 +312,19 @@ def test_a_frame_with_a_number_that_leaves_the_others_no_room_is_kept_verbatim_a
     assert len(rows(day, "depth")) == len(events) - 1
 
 
+def test_absurd_numbers_in_many_row_groups_are_found_in_one_round(monkeypatch):
+    monkeypatch.setattr(merge_module, "ROW_GROUP_EVENTS", 2)
+    monkeypatch.setattr(merge_module, "MISFIT_ROUNDS_MAX", 2)
+    exchange = spot(60)
+    events = exchange.events(1)
+    absurd = range(1, len(events), 4)
+    frames = printed(events)
+    for number in absurd:
+        frames[number] = events[number].print(bids=(("1.00000001", f"99999999{number:04d}.00000001"),), asks=())
+    day = merge(chunks_of(hear(frames)), Market.SPOT)
+    assert [row["reason"] for row in rows(day, "verbatim")] == ["undecodable"] * len(absurd)
+
+
 def test_numbers_that_never_fit_are_an_error_and_no_endless_search(monkeypatch):
     monkeypatch.setattr(merge_module, "MISFIT_ROUNDS_MAX", 0)
     with pytest.raises(CorruptionError, match="do not fit into 64 bits"):

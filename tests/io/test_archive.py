@@ -162,7 +162,7 @@ def test_a_gap_across_midnight_is_in_the_range_that_spans_it(tmp_path: Any) -> N
     archive = Archive(published([exchange], tmp_path, tokyo=lost, paris=lost))
     assert [gap.after_update_id for gap in archive.proof("spot", "BTCUSDT", BEHIND).gaps] == [exchange.events[first - 2].final]
     for end in (BEHIND, at(exchange.events[first + 1].time_us)):
-        with pytest.raises(ContinuityError, match=f"{BEHIND} has a gap"):
+        with pytest.raises(ContinuityError, match=f"{BEHIND} has a gap|behind .* is a gap"):
             archive.depth("spot", "BTCUSDT", DAY, end, allow_gaps=False).read_all()
     inside = archive.depth("spot", "BTCUSDT", DAY, at(exchange.events[first - 2].time_us), allow_gaps=False)
     assert inside.read_all().num_rows > 0

@@ -1,4 +1,5 @@
 import asyncio
+import dataclasses
 import random
 from typing import Any
 
@@ -8,10 +9,10 @@ import pytest
 from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, WrappedStore, keys_of, merge, proof_at, put
 from twintape.core import names
 from twintape.core.errors import CorruptionError, StoreError
-from twintape.core.manifest import Missing, encode
+from twintape.core.manifest import Deletion, Missing, PruneReceipt, encode
 from twintape.core.markets import Market
 from twintape.io import catalog
-from twintape.io.catalog import find_head, known_numbers, list_heads, missing_numbers, read_segments
+from twintape.io.catalog import find_head, list_heads, missing_numbers, pruned_numbers, read_segments
 
 DAY = DAYS[1]
 
@@ -131,9 +132,26 @@ def test_holes_of_a_chain_are_those_between_what_is_there_and_what_plans_name(st
     assert holes([0, 4], before=[(1, 2)]) == [(1, 3)]
 
 
-def test_numbers_that_plans_name_are_accounted_for(store: MemoryStore) -> None:
-    known = asyncio.run(known_numbers(store, Market.SPOT, DAYS))
-    assert list(known.values()) == [{0, 1, 2, 3, 4, 5}]
+def test_only_numbers_that_a_prune_found_settled_are_accounted_for(store: MemoryStore) -> None:
+    """A merge's plan alone vouches for nothing: the object may have been lost before all of its streams were merged."""
+    assert asyncio.run(pruned_numbers(store, Market.SPOT, DAYS)) == {}
+    keys = keys_of(store, "raw/v1/")
+    deletions = [Deletion(key=key, size=1, sha256="", why="settled", proofs=[]) for key in keys]
+    receipt = PruneReceipt(write_id="00112233aabbccdd", delete=deletions)
+    asyncio.run(store.create("receipt/v1/00112233aabbccdd/plan.json", encode(receipt)))
+    asyncio.run(store.create("receipt/v1/00112233aabbccdd/clock.json", b"{}"))
+    assert list(asyncio.run(pruned_numbers(store, Market.SPOT, DAYS)).values()) == [{0, 1, 2, 3, 4, 5}]
+
+
+def test_a_segment_that_does_not_follow_the_one_before_it_shows_that_another_is_missing(store: MemoryStore) -> None:
+    """Two machines under one name, or a spool put back from a copy: numbers alone look whole."""
+    view = asyncio.run(read_segments(store, Market.SPOT))
+    found = sorted(view.segments.values(), key=lambda raw: raw.index.chain.number)
+    forged = msgspec.structs.replace(found[3].index.chain, previous="0" * 64)
+    fork = dataclasses.replace(found[3], index=msgspec.structs.replace(found[3].index, chain=forged))
+    assert missing_numbers(found, {}) == []
+    (missing,) = missing_numbers([*found[:3], fork, *found[4:]], {})
+    assert missing.numbers == [(2, 2)]
 
 
 def test_a_damaged_plan_is_an_error_that_names_it(store: MemoryStore) -> None:
@@ -141,4 +159,4 @@ def test_a_damaged_plan_is_an_error_that_names_it(store: MemoryStore) -> None:
     asyncio.run(store.delete(key))
     asyncio.run(store.create(key, b"{}"))
     with pytest.raises(CorruptionError, match=key):
-        asyncio.run(known_numbers(store, Market.SPOT, DAYS))
+        asyncio.run(pruned_numbers(store, Market.SPOT, DAYS))

@@ -26,10 +26,12 @@ from support.store import (
     prune,
     prune_run,
     put,
+    time_us,
 )
 from twintape.core.errors import CorruptionError, RefusedError
 from twintape.core.manifest import PruneReceipt, PruneReport, decode
 from twintape.core.markets import Market
+from twintape.core.segment import ChainLink, seal
 from twintape.io.merge import merge_date
 from twintape.io.prune import STOP_KEY, execute_prune, plan_prune
 from twintape.io.store import MemoryStore
@@ -393,3 +395,27 @@ def test_a_prune_beside_merges_never_removes_what_a_head_names_or_nobody_has_set
         assert contents(store, tables=("depth",)) == contents(calm, tables=("depth",)), seed
         for proof in heads(store).values():
             asyncio.run(verify_published(store, proof))
+
+
+def test_streams_whose_names_differ_only_in_case_are_settled_together_or_not_at_all(tmp_path: Any) -> None:
+    """Both belong to the days of one symbol; the count of one must not hide the frames of the other."""
+
+    def trade(stream: str, day: str, number: int) -> tuple[int, bytes]:
+        at = time_us(f"{day}T12:00:00") + number
+        frame = f'{{"stream":"{stream}","data":{{"e":"trade","E":{at // 1000},"s":"BTCUSDT","t":{number},"p":"1.0","q":"2.0","T":{at // 1000}}}}}'
+        return at * 1000, frame.encode()
+
+    lines = [trade("btcusdt@trade", DAYS[0], 1), trade("btcusdt@trade", DAYS[0], 2)]
+    lines += [trade("BTCUSDT@trade", DAYS[1], 3), trade("BTCUSDT@trade", DAYS[1], 4)]
+    link = ChainLink(id="0" * 16, number=0, previous=None, reason="test")
+    sealed = seal(
+        lines, collector="tokyo", market=Market.SPOT, run="0" * 32, connection=1, sequence=1, chain=link, depth_streams={}
+    )
+    store = MemoryStore()
+    put(store, [sealed])
+    merge(store, tmp_path, [DAYS[0]])
+    prune(store, **NO_GRACE)
+    assert keys_of(store, "raw/") == [sealed.key]
+    merge(store, tmp_path, [DAYS[1]])
+    prune(store, **NO_GRACE)
+    assert keys_of(store, "raw/") == []

@@ -5,14 +5,13 @@ import gzip
 import json
 import random
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 import twintape
 from support.corpus import CORPUS, captures, load, needs_corpus
 from support.oracle import OracleBook, book_ticker_agreement, mantissa
 from support.processes import Collector, call, exchange, run
+from twintape.columns.expand import Outputs, expand
 from twintape.columns.schema import DEPTH, TableReader
 from twintape.core import wire
 from twintape.core.markets import Market
@@ -135,12 +134,12 @@ def agreement(root, archive, market, expected, stream, first_known):
     tickers = {}
     for day in archive.days(market, symbol):
         if day.stream == "bookTicker":
-            table = pq.read_table(root / "store" / day.files["verbatim"])
-            times = table.column("receive_time").cast(pa.int64()).to_pylist()
-            for time, frame in zip(times, table.column("frame").to_pylist(), strict=True):
+            outputs = Outputs({table: (root / "store" / key).read_bytes() for table, key in day.files.items()})
+            lines = [line for chunk in expand(outputs, day.date) for line in chunk.load().splitlines()]
+            for time, _, frame in (line.partition(b" ") for line in lines):
                 fields = json.loads(wire.unwrap(frame))
                 key = (fields["u"], fields["b"], fields["B"], fields["a"], fields["A"])
-                tickers[key] = min(tickers.get(key, time), time)
+                tickers[key] = min(tickers.get(key, int(time)), int(time))
     reader = archive.depth(market, symbol, "2000-01-01", "2100-01-01", stream=stream)
     book, events = OracleBook(), []
     snapshot = first_known

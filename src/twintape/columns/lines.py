@@ -229,6 +229,7 @@ class DayBounds:
         end_update_id: Where it stands behind the last event.
         open_start: Nothing before the day is known: an edge of recording.
         open_end: Nothing behind it is.
+        gap_behind: What is known behind does not join the end: whatever happened between may have been of this day.
     """
 
     inside: Flags
@@ -237,6 +238,7 @@ class DayBounds:
     end_update_id: int | None
     open_start: bool
     open_end: bool
+    gap_behind: bool = False
 
 
 def midnight_us(date: str) -> int:
@@ -296,7 +298,16 @@ def day_bounds(lines: Lines, chunks: Sequence[Chunk], date: str, start_pin: int 
         end,
         open_start=start_pin is None and begin == 0,
         open_end=end_pin is None and stop == len(final),
+        gap_behind=_gap_behind(lines.prev[readable][firsts], epoch, stop, end),
     )
+
+
+def _gap_behind(prev: Ints, epoch: Ints, stop: int, end: int | None) -> bool:
+    """Return whether what is known of the days behind does not join the day's end: ids are missing, or the ids restart."""
+    if end is None or stop == 0 or stop == len(prev):
+        return False
+    behind = prev[stop:][epoch[stop:] == epoch[stop - 1]]
+    return len(behind) == 0 or int(behind.min()) > end
 
 
 def _behind(earliest: Ints, midnight: int) -> int:

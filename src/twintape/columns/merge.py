@@ -254,17 +254,24 @@ def _write_depth(
     templates, codes = _used_templates(lines, fates.chain)
     sink = io.BytesIO()
     level_count = 0
+    misfits: frozenset[tuple[int, int]] = frozenset()
     with TableWriter(DEPTH, sink, templates=list(templates)) as writer:
         for begin in range(0, len(fates.chain), ROW_GROUP_EVENTS):
             rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
             template = codes[lines.template[rows]]
             text, offsets, found = _batch_text(lines, rows, texts)
-            batch = _levels(market, lines, rows, template, templates, text, offsets, book)
+            try:
+                batch = _levels(market, lines, rows, template, templates, text, offsets, book)
+            except _MisfitError as error:
+                misfits |= error.places
+                continue
             unknown = book.advance(begin, batch)
             flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
             level_count += len(batch.bid_price) + len(batch.ask_price)
             columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, found)
             writer.write(columns.to_batch())
+    if misfits:
+        raise _MisfitError(misfits)
     return Table("depth", sink.getvalue(), len(fates.chain)), level_count
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.flat import KINDS, flat_schema
-from twintape.columns.lines import Chunk, ChunkTexts
+from twintape.columns.lines import Chunk, ChunkTexts, read_lines
 from twintape.columns.schema import ARRIVAL, COPY, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
@@ -98,11 +98,17 @@ def verify_day(
     chain = None if depth is None else check_chain(outputs)
     spans = [] if chain is None else _claimed(chain.spans, start_update_id, end_update_id)
     texts = ChunkTexts(chunks)
+    restarts: bool | None = None
     for row in left.tolist():
         chunk = chunks[int(raw.chunk[row])]
         offset = int(raw.offset[row])
         line = texts[int(raw.chunk[row])][offset : offset + int(raw.length[row])]
-        if not _outside(line, chunk, date, market, spans):
+        if _outside(line, chunk, date, market, spans):
+            continue
+        if restarts is None:
+            restarts = bool(read_lines(chunks, market, start_update_id=start_update_id).epoch.max(initial=0) > 0)
+        # Behind a restart ids say nothing about the day: another date's frame may carry ids of this day's range.
+        if not restarts or chunk.date == date:
             raise CorruptionError(f"a raw line of {chunk.collector} {chunk.connection} is not in the archive: {line[:200]!r}")
     verbatim = outputs.reader("verbatim", VERBATIM)
     arrival = outputs.reader("arrival", ARRIVAL)

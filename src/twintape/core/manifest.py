@@ -304,6 +304,7 @@ class Proof(_Document, frozen=True, kw_only=True):
     end: Edge
     open_start: bool
     open_end: bool
+    gap_behind: bool = False
     opening_book: BookDigest | None
     closing_book: BookDigest | None
     outputs: list[Output]

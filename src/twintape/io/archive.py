@@ -224,8 +224,8 @@ class Archive:
             begin, end = proof.first_event_time_us, proof.last_event_time_us
             if date in dates and proof.open_start and (begin is None or first < begin):
                 raise ContinuityError(f"{where} begins at an edge of recording")
-            if date in dates and proof.open_end and (end is None or last > end + 1):
-                raise ContinuityError(f"{where} ends at an edge of recording")
+            if date in dates and (proof.open_end or proof.gap_behind) and (end is None or last > end + 1):
+                raise ContinuityError(f"{where} ends at an edge of recording" if proof.open_end else f"behind {where} is a gap")
             for gap in proof.gaps:
                 since = gap.from_event_time_us or before or midnight_us(date)
                 if since < last and gap.to_event_time_us >= first:

@@ -190,7 +190,23 @@ def unspliced_reasons(batch: Batch, collectors: set[str], parent: Proof | None) 
     if parent is not None:
         closed |= {name for name in collectors_of(parent) if _not_closed(name) not in parent.reasons}
     reasons = [_not_closed(name) for name in sorted(collectors - closed)]
+    reasons += [_not_opened(name) for name in sorted(collectors - _opened(batch, parent))]
     return reasons + [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+
+
+def _opened(batch: Batch, parent: Proof | None) -> set[str]:
+    """Return the collectors that have recorded since before the date, by their segments or by proofs of the day before."""
+    opened = {raw.key.collector for raw in batch.view.segments.values() if raw.index.date < batch.date}
+    for (_, stream, date), head in batch.heads.items():
+        if date < batch.date and not is_depth(stream):
+            opened |= {line.collector for line in head.proof.lines if line.frames > line.owed}
+    if parent is not None:
+        opened |= {name for name in collectors_of(parent) if _not_opened(name) not in parent.reasons}
+    return opened
+
+
+def _not_opened(collector: str) -> str:
+    return f"nothing of {collector} before the date"
 
 
 def _not_closed(collector: str) -> str:

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from twintape.core import names, segment
 from twintape.core.errors import CorruptionError, NotFoundError, StoreError
-from twintape.core.manifest import Missing, Plan, Proof, Unreadable, decode, digest
+from twintape.core.manifest import Missing, Plan, Proof, PruneReceipt, Unreadable, decode, digest
 from twintape.core.markets import Market
 from twintape.io.ports import ObjectInfo, Store
 
@@ -181,8 +181,19 @@ async def list_heads(
     return dict(sorted(heads.items()))
 
 
-async def known_numbers(store: Store, market: Market, dates: Sequence[str]) -> dict[tuple[str, str], set[int]]:
-    """Return the chain numbers that plans of these dates name, by `(collector, chain)`: objects that were merged and may be gone."""
+async def pruned_numbers(store: Store, market: Market, dates: Sequence[str]) -> dict[tuple[str, str], set[int]]:
+    """Return the chain numbers of objects that a prune found settled, by `(collector, chain)`: they may be gone and are not missing.
+
+    A merge's plan alone does not vouch for an object: it may have been lost before all its streams were merged.
+    """
+    settled: set[str] = set()
+    async for info in store.list("receipt/v1/"):
+        if info.key.endswith("/plan.json"):
+            try:
+                receipt = decode(await store.get(info.key), PruneReceipt, where=info.key)
+            except NotFoundError:
+                continue
+            settled |= {deletion.key for deletion in receipt.delete}
     found: dict[tuple[str, str], set[int]] = {}
     for date in dates:
         async for info in store.list(f"plan/v1/market={market}/date={date}/"):
@@ -191,7 +202,8 @@ async def known_numbers(store: Store, market: Market, dates: Sequence[str]) -> d
             except NotFoundError:
                 continue
             for source in plan.inputs:
-                found.setdefault((source.collector, source.chain), set()).add(source.number)
+                if source.key in settled:
+                    found.setdefault((source.collector, source.chain), set()).add(source.number)
     return found
 
 
@@ -206,10 +218,19 @@ def missing_numbers(
         before: Holes that earlier proofs speak of: the segments around them may be gone, the holes are not.
     """
     present: dict[tuple[str, str], set[int]] = {}
+    digests: dict[tuple[str, str, int], str] = {}
+    links: list[tuple[str, str, int, str]] = []
     for found in segments:
         chain = found.index.chain
         present.setdefault((found.key.collector, chain.id), set()).add(chain.number)
+        digests[found.key.collector, chain.id, chain.number] = found.key.digest16
+        if chain.previous is not None:
+            links.append((found.key.collector, chain.id, chain.number - 1, chain.previous))
     holes: dict[tuple[str, str], set[tuple[int, int]]] = {}
+    for collector, chain_id, number, previous in links:
+        # Another object under the number before means that the one this segment follows is not at hand.
+        if not previous.startswith(digests.get((collector, chain_id, number), previous)):
+            holes.setdefault((collector, chain_id), set()).add((number, number))
     for chain_of, numbers in present.items():
         have = numbers | {n for n in known.get(chain_of, ()) if min(numbers) < n < max(numbers)}
         holes.setdefault(chain_of, set()).update(_between(sorted(have)))

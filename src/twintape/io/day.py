@@ -102,6 +102,7 @@ class DayResult:
     end_update_id: int | None
     open_start: bool
     open_end: bool
+    gap_behind: bool
     events: int
     levels: int
     first_event_time_us: int | None
@@ -193,6 +194,7 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
         end_update_id=day.bounds.end_update_id,
         open_start=day.bounds.open_start,
         open_end=day.bounds.open_end,
+        gap_behind=day.bounds.gap_behind,
         events=len(day.fates.chain),
         levels=day.level_count,
         first_event_time_us=int(times[0]) if len(times) else None,
@@ -233,6 +235,7 @@ def _merge_messages(task: DayTask, chunks: list[Chunk]) -> DayResult:
         end_update_id=int(day.ids[-1]) if day.contiguous and len(day.ids) else None,
         open_start=False,
         open_end=False,
+        gap_behind=False,
         events=len(day.ids),
         levels=0,
         first_event_time_us=int(known.min()) if len(known) else None,

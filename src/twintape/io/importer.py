@@ -116,7 +116,7 @@ async def import_files(
         CorruptionError: A file is damaged. Segments stored before stay.
         StoreError: The store failed.
     """
-    run = hashlib.sha256("\n".join([collector, str(market), *(path.name for path in files)]).encode()).hexdigest()[:32]
+    run = hashlib.sha256("\n".join([collector, str(market), *map(_content_sha256, files)]).encode()).hexdigest()[:32]
     previous: str | None = None
     number = lines = stored = 0
     dates: set[str] = set()
@@ -143,6 +143,14 @@ async def import_files(
             dates |= {block.date for stream in sealed.index.streams for block in stream.blocks}
         progress(path.name, connection, len(files))
     return ImportReport(lines, number, stored, sorted(dates))
+
+
+def _content_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _segments(lines: Iterator[Line]) -> Iterator[list[Line]]:

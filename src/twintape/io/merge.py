@@ -45,7 +45,7 @@ from twintape.io.batch import (
     unspliced_reasons,
     why_due,
 )
-from twintape.io.catalog import Head, RawSegment, known_numbers, list_heads, missing_numbers, read_segments
+from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments
 from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
@@ -68,7 +68,7 @@ def _silent(_what: str, _done: int, _total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DayOutcome:
-    """What became of one day: the head's proof now, and whether this run made it."""
+    """What became of one day: the head's proof now, whether this run made it, and why it could not be merged, if it could not."""
 
     symbol: str
     stream: str
@@ -116,7 +116,8 @@ async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Seque
         symbols: Only these; empty for all.
 
     Returns:
-        One outcome for each stream of the date, then for the days merged again, in order.
+        One outcome for each stream of the date, then for the days merged again, in order. A day that cannot be merged (a damaged output of the generation
+        before, frames that contradict their proof) has an `error`; the others are merged all the same.
 
     Raises:
         StoreError: The store failed; everything published so far stays, and running again goes on.
@@ -140,9 +141,11 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
     if cascade and not any(day == date and (not wanted or symbol in wanted) for symbol, _, day in heads):
         return []
     view = await read_segments(run.store, market, dates)
-    known = await known_numbers(run.store, market, dates)
     before = [hole for (_, _, day), head in heads.items() if day == date for hole in head.proof.missing]
-    batch = Batch(market, date, view, missing_numbers(view.segments.values(), known, before), heads)
+    missing = missing_numbers(view.segments.values(), {}, before)
+    if missing:
+        missing = missing_numbers(view.segments.values(), await pruned_numbers(run.store, market, dates), before)
+    batch = Batch(market, date, view, missing, heads)
     await _fetch(run, batch, _suspects(batch))
     days = streams(batch, wanted, cascade=cascade)
     due = [day for day in days if why_due(batch, *day) is not None]
@@ -159,7 +162,7 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
     async def one(symbol: str, stream: str) -> DayOutcome:
         nonlocal done
         async with limit:
-            outcome = await _merge_stream(run, batch, symbol, stream)
+            outcome = await _merge_or_tell(run, batch, symbol, stream)
         done += 1
         run.progress(f"{market} {date}: {symbol} {stream}", done, len(due))
         return outcome
@@ -256,6 +259,16 @@ async def _publish_plan(run: MergeRun, batch: Batch, keys: Sequence[str]) -> Non
 
 
 # --- one day -------------------------------------------------------------------------------------------------------------------
+
+
+async def _merge_or_tell(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome:
+    """Merge a stream's day; one that cannot be merged must not keep the others from it."""
+    try:
+        return await _merge_stream(run, batch, symbol, stream)
+    except CorruptionError as error:
+        head = batch.heads.get((symbol, stream, batch.date))
+        key, status, generation = (None, None, 0) if head is None else (head.key, head.proof.status, head.proof.generation)
+        return DayOutcome(symbol, stream, batch.date, key, status, generation, fresh=False, error=str(error))
 
 
 async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome:
@@ -421,6 +434,7 @@ def _proof(
         end=Edge(update_id=result.end_update_id, pinned_by=None if task.end_pin is None or behind is None else behind.key),
         open_start=result.open_start,
         open_end=result.open_end,
+        gap_behind=result.gap_behind or (behind is not None and _begins_with_gap(behind.proof)),
         opening_book=opening,
         closing_book=closing,
         outputs=outputs,
@@ -488,8 +502,17 @@ def _reasons(batch: Batch, task: DayTask, result: DayResult, head: Head | None) 
         reasons.append("begins at an edge of recording")
     if result.open_end:
         reasons.append("ends at an edge of recording")
+    _, behind = pins(batch, task.symbol, task.stream)
+    if result.gap_behind or (behind is not None and _begins_with_gap(behind.proof)):
+        reasons.append("a gap follows its end, which may have begun in it")
+    if result.epochs:
+        reasons.append(f"the ids restart {len(result.epochs)} times: what was missed then cannot be known")
     reasons += unreadable_reasons(batch)
     if not task.spliced:
         collectors = {line.collector for line in result.lines}
         reasons += unspliced_reasons(batch, collectors, None if head is None else head.proof)
     return reasons
+
+
+def _begins_with_gap(proof: Proof) -> bool:
+    return any(gap.after_update_id == proof.start.update_id for gap in proof.gaps)

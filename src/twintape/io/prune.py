@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from twintape.core import names
+from twintape.core import names, segment
 from twintape.core.errors import NotFoundError, RefusedError
 from twintape.core.manifest import (
     Candidate,
@@ -133,7 +133,7 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
             key=key,
             size=raw.info.size,
             sha256=sha256,
-            counts={(stream.symbol, stream.stream): stream.count for stream in raw.index.streams},
+            counts=_counts(raw.index),
         )
         mine = settled.get(sha256)
         reason = _counts_reason(candidate, mine, run.policy)
@@ -167,6 +167,15 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
         run.progress(f"{market}: raw objects", number, len(view.segments))
     await _plan_outputs(run, market, plan, heads, now_ns)
     return checked
+
+
+def _counts(index: segment.Index) -> dict[tuple[str, str], int]:
+    """Return the frames of each stream; names that differ only in the case of the symbol are one stream."""
+    counts: dict[tuple[str, str], int] = {}
+    for stream in index.streams:
+        day = (stream.symbol, stream.stream)
+        counts[day] = counts.get(day, 0) + stream.count
+    return counts
 
 
 def _counts_reason(candidate: Candidate, mine: Settlement | None, policy: PrunePolicy) -> str | None:
