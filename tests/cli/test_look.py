@@ -4,9 +4,11 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 import twintape
 from support.processes import call
+from twintape.cli import app
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,8 @@ def test_the_book_is_exact(store):
         (("merge", "--date", "2023-11-14", "--market", "forex"), 2),
         (("book", "--symbol", "TOYUSDT", "--at", "noon"), 2),
         (("book", "--symbol", "NONE"), 1),
+        (("book", "--symbol", "TOYUSDT", "--at", "9999-12-31T23:59:59"), 1),
+        (("book", "--symbol", "TOYUSDT", "--at", "0001-01-01"), 1),
         (("proof", "--symbol", "TOYUSDT", "--date", "2010-01-01"), 1),
         (("inspect", "raw/v1/none"), 1),
         (("prune", "--grace", "soon"), 2),
@@ -92,8 +96,12 @@ def test_the_book_is_exact(store):
         (("nightly", "--config", "no-such.toml"), 2),
     ],
 )
-def test_what_goes_wrong_is_one_line_and_the_promised_exit_code(store, arguments, code, capfd):
-    call(*arguments, *(() if arguments[0] == "nightly" else ("--store", store)), expect=code)
+def test_what_goes_wrong_is_one_line_and_the_promised_exit_code(store, arguments, code):
+    done = CliRunner().invoke(app, [*arguments, *(() if arguments[0] == "nightly" else ("--store", str(store)))])
+    assert isinstance(done.exception, SystemExit)
+    assert done.exit_code == code, done.output
+    assert done.stderr.startswith("twintape: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_store_with_a_stop_object_is_refused(store, tmp_path):

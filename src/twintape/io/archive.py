@@ -37,6 +37,8 @@ T = TypeVar("T")
 
 MIDNIGHT_SLACK_US = 60_000_000
 """A day's last events may have an `E` behind its midnight: lines stamp it differently, and it may step back."""
+LATEST_US = 7_258_118_400_000_000
+"""The beginning of 2200: every later time means the same, everything there is, and has no calendar day that could overflow."""
 _MICROSECOND = timedelta(microseconds=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -433,7 +435,7 @@ def _time_us(time: datetime | str) -> int:
             time = time.replace(tzinfo=UTC)
     if time.tzinfo is None:
         raise ConfigError("a datetime without time zone", hint="use datetime(…, tzinfo=UTC)")
-    return (time - _EPOCH) // _MICROSECOND
+    return min((time - _EPOCH) // _MICROSECOND, LATEST_US)
 
 
 def _dates(first_us: int, last_us: int) -> Iterator[str]:
