@@ -995,3 +995,18 @@ def test_a_process_killed_at_any_moment_loses_no_line_it_said_it_had_written(tmp
     assert set(said) <= set(found)
     assert len(set(found)) == len(found)
     assert disk.list("spot/active") == []
+
+
+def test_the_last_lines_may_use_the_reserve_and_survive_the_end():
+    """A process that ends on a full disk has nowhere else to keep them."""
+    disk = MemoryDisk()
+    spool = started(disk, limits=SpoolLimits(reserve_size=1000))
+    disk.free = 900
+    spool.sync(at(1))
+    lines = [line(number) for number in range(5)]
+    spool.write(1, lines)
+    assert spool.held_bytes > 0
+    spool.close_all(reason="end", now_ns=at(10))
+    assert spool.held_bytes == 0
+    kept = [found for sealed in spool.pending() for _, *found in segment.lines_in_order(disk.read(sealed.path))]
+    assert [tuple(found) for found in kept if tuple(found) in lines] == lines

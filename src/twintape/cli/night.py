@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,11 +53,11 @@ def merge(
 ) -> None:
     """Merge the lines of all collectors of one date, prove the result, publish it. Never deletes. Safe to repeat and to interrupt.
 
-    Exit code 1 if a day is gapped or conflicted.
+    Exit code 1 if a day is gapped or conflicted, or cannot be merged.
     """
     outcomes = run_async(_merge(check_date(date), market, symbols_of(symbol), store, jobs=jobs, scratch=scratch))
     _report(outcomes, json=json)
-    if any(outcome.status in ("gapped", "conflicted") for outcome in outcomes):
+    if any(_is_finding(outcome) for outcome in outcomes):
         raise SystemExit(FINDINGS)
 
 
@@ -86,6 +87,7 @@ def _report(outcomes: list[DayOutcome], *, json: bool, empty: str = "nothing is 
                     "generation": outcome.generation,
                     "fresh": outcome.fresh,
                     "proof": outcome.proof_key,
+                    "error": outcome.error,
                 }
                 for outcome in outcomes
             ]
@@ -96,9 +98,20 @@ def _report(outcomes: list[DayOutcome], *, json: bool, empty: str = "nothing is 
         return
     table(
         ["symbol", "stream", "date", "status", "generation", ""],
-        [[o.symbol, o.stream, o.date, o.status, o.generation, "new" if o.fresh else "unchanged"] for o in outcomes],
+        [[o.symbol, o.stream, o.date, o.status or "", o.generation, _word(o)] for o in outcomes],
         right=("generation",),
     )
+    for outcome in outcomes:
+        if outcome.error:
+            print(f"twintape: {outcome.symbol} {outcome.stream} {outcome.date} was not merged: {outcome.error}", file=sys.stderr)
+
+
+def _word(outcome: DayOutcome) -> str:
+    return "FAILED" if outcome.error else "new" if outcome.fresh else "unchanged"
+
+
+def _is_finding(outcome: DayOutcome) -> bool:
+    return outcome.error is not None or outcome.status in ("gapped", "conflicted")
 
 
 def verify(
@@ -318,7 +331,7 @@ def nightly(
                 "pruned": report,
             }
         )
-    if any(outcome.status in ("gapped", "conflicted") and outcome.fresh for outcome in outcomes):
+    if any(_is_finding(outcome) and (outcome.fresh or outcome.error) for outcome in outcomes):
         raise SystemExit(FINDINGS)
 
 
@@ -348,7 +361,7 @@ async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOu
                 for date in await due_dates(run.store, which, SystemClock().wall_ns(), collectors=settings.collectors):
                     outcomes += await merge_date(run, which, date)
     if not json:
-        _report([outcome for outcome in outcomes if outcome.fresh], json=False, empty="nothing new to merge")
+        _report([outcome for outcome in outcomes if outcome.fresh or outcome.error], json=False, empty="nothing new to merge")
     if not settings.prune:
         return outcomes, None
     _, report = await _prune(settings.store, None, *graces, execute=settings.execute, json=json)

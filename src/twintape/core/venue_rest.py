@@ -110,7 +110,11 @@ class RestDesk:
             return _error(404, -1, f"nothing is served under {path}")
         limit, mistake = _depth_limit(market, query.get("limit")) if name == "depth" else (0, None)
         weight = (
-            depth_weight(market, limit) if name == "depth" else RULES[market].exchange_info_weight if name == "exchangeInfo" else 1
+            depth_weight(market, limit)
+            if name == "depth"
+            else RULES[market].exchange_info_weight
+            if name == "exchangeInfo"
+            else 1
         )
         budget = self.budgets[RULES[market].weight_pool]
         answer = budget.spend(weight, now_ms) or mistake

@@ -500,9 +500,14 @@ def _json(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="backslashreplace")
 
 
+def _line(kind: str, **fields: Any) -> bytes:
+    """Return a control line; its keys come in the order they are given."""
+    return _json({"stream": f"!twintape@{kind}", **fields})
+
+
 def bytes_line(opcode: int, payload: bytes) -> bytes:
     """Return the line that stands for a payload that is not a single line of UTF-8 text."""
-    return _json({"stream": "!twintape@bytes", "opcode": opcode, "base64": base64.b64encode(payload).decode()})
+    return _line("bytes", opcode=opcode, base64=base64.b64encode(payload).decode())
 
 
 def open_line(
@@ -518,54 +523,35 @@ def open_line(
     event_time_us: int | None,
 ) -> bytes:
     """Return the first line of a segment."""
-    return _json(
-        {
-            "stream": "!twintape@open",
-            "format": "twintape-active/1",
-            "collector": collector,
-            "market": str(market),
-            "run": run,
-            "connection": connection,
-            "sequence": sequence,
-            "url": url,
-            "streams": list(streams),
-            "version": version,
-            "event_time_us": event_time_us,
-        }
+    return _line(
+        "open",
+        format="twintape-active/1",
+        collector=collector,
+        market=str(market),
+        run=run,
+        connection=connection,
+        sequence=sequence,
+        url=url,
+        streams=list(streams),
+        version=version,
+        event_time_us=event_time_us,
     )
 
 
 def subscribe_line(*, streams: Sequence[str]) -> bytes:
     """Return the line that says which streams the connection is asked for from here on."""
-    return _json({"stream": "!twintape@subscribe", "streams": list(streams)})
+    return _line("subscribe", streams=list(streams))
 
 
 def clock_line(*, wall_ns: int, monotonic_ns: int, offset_ns: int | None, error_ns: int | None, source: str) -> bytes:
     """Return a line that states how good the clock is."""
-    return _json(
-        {
-            "stream": "!twintape@clock",
-            "wall_ns": wall_ns,
-            "monotonic_ns": monotonic_ns,
-            "offset_ns": offset_ns,
-            "error_ns": error_ns,
-            "source": source,
-        }
-    )
+    return _line("clock", wall_ns=wall_ns, monotonic_ns=monotonic_ns, offset_ns=offset_ns, error_ns=error_ns, source=source)
 
 
 def snapshot_line(*, symbol: str, url: str, request_time_ns: int, response_time_ns: int, status: int, body: bytes) -> bytes:
     """Return the line of a REST answer; the body stays verbatim, as JSON where it is one line of JSON, else as base64."""
-    head = _json(
-        {
-            "stream": "!twintape@snapshot",
-            "symbol": symbol,
-            "url": url,
-            "request_time_ns": request_time_ns,
-            "response_time_ns": response_time_ns,
-            "status": status,
-        }
-    )[:-1]
+    asked = {"symbol": symbol, "url": url, "request_time_ns": request_time_ns, "response_time_ns": response_time_ns}
+    head = _line("snapshot", **asked, status=status)[:-1]
     if recordable(body):
         try:
             msgspec.json.decode(body)
@@ -578,20 +564,13 @@ def snapshot_line(*, symbol: str, url: str, request_time_ns: int, response_time_
 
 def suspect_line(*, from_ns: int, to_ns: int | None, streams: Sequence[str] | None, reason: str) -> bytes:
     """Return a line that names an interval in which the collector may have been deaf."""
-    return _json(
-        {
-            "stream": "!twintape@suspect",
-            "from_ns": from_ns,
-            "to_ns": to_ns,
-            "streams": None if streams is None else list(streams),
-            "reason": reason,
-        }
-    )
+    named = None if streams is None else list(streams)
+    return _line("suspect", from_ns=from_ns, to_ns=to_ns, streams=named, reason=reason)
 
 
 def close_line(*, reason: str, code: int | None, final: bool) -> bytes:
     """Return the last line of a segment."""
-    return _json({"stream": "!twintape@close", "reason": reason, "code": code, "final": final})
+    return _line("close", reason=reason, code=code, final=final)
 
 
 def sync_line(*, size: int, crc32: int) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any
 from twintape.core.actions import Ended
 from twintape.core.budget import RETRY_FACTOR, SECOND_NS, Attempts, WeightBudget, attempt_window
 from twintape.core.checkpoints import CheckpointPlan
+from twintape.core.errors import TwintapeError
 from twintape.core.markets import RULES, Market, depth_url, depth_weight
 from twintape.core.session import Session, State
 from twintape.core.settings import MarketSettings, RecordSettings, shards
@@ -215,6 +216,11 @@ class Collector:
             await self._save_what_was_heard(finished)
             raise errors.exceptions[0] from None
         await self.writer.end()
+        held = sum(status.held_bytes for status in self.writer.status.values())
+        if held:
+            raise TwintapeError(
+                f"{held} bytes of lines could not be written and are lost", hint="the spool's disk is full or failing"
+            )
 
     async def _watch(self, finished: asyncio.Future[None]) -> None:
         """Die with the writer."""

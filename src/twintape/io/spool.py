@@ -142,6 +142,7 @@ class Spool:
         self._shelf = Shelf(disk, self._collector, market, draw_chain_id)
         self._active_size = 0
         self._held_size = 0
+        self._last_chance = False
         self._lost_count = 0
         self._free_size = disk.free_bytes()
         self._sharing = [] if sharing is None else sharing
@@ -179,6 +180,8 @@ class Spool:
         return sum(used >= share * budget for share in ALARM_SHARES)
 
     def _has_room(self) -> bool:
+        if self._last_chance:
+            return True
         return self._free_size > self._limits.reserve_size and self.shared_bytes < self._limits.budget_size
 
     def take_notes(self) -> list[RecoveryNote]:
@@ -260,11 +263,18 @@ class Spool:
         return self._shelf.drain()
 
     def close_all(self, *, reason: str, now_ns: int) -> list[SealedFile]:
-        """End every connection; call it again while `held_bytes` is not 0, if there is time."""
+        """End every connection for good; call it again while `held_bytes` is not 0, if there is time.
+
+        This is the last chance of lines that are held in memory: they may use the reserve and exceed the budget.
+        """
+        self._last_chance = True
         sealed = []
         for number, state in list(self._connections.items()):
             if not state.closing:
                 sealed += self.close(number, reason=reason, code=None, now_ns=now_ns)
+            else:
+                self._flush(state)
+                self._leave(state)
         return sealed + self.seal_due(now_ns)
 
     def pending(self) -> list[SealedFile]:

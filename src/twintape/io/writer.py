@@ -206,6 +206,9 @@ class Writer:
     def _step(self, wait_s: float | None) -> bool:
         """Do what waits, sync and seal what is due; return False after the end. With `wait_s`, wait for something to do."""
         ended = not self._work(wait_s)
+        if ended:
+            for spool in self._spools.values():
+                spool.close_all(reason="end", now_ns=self._clock.wall_ns())
         if ended or self._clock.monotonic_ns() - self._kept_ns >= SYNC_NS:
             self._keep()
         if ended:
