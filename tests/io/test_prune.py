@@ -1,8 +1,10 @@
 import asyncio
+import io
 import itertools
 import random
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.store import (
@@ -28,8 +30,10 @@ from support.store import (
     put,
     time_us,
 )
+from twintape.columns.schema import DEPTH, TableReader, TableWriter
+from twintape.core import names
 from twintape.core.errors import CorruptionError, RefusedError
-from twintape.core.manifest import PruneReceipt, PruneReport, decode
+from twintape.core.manifest import PruneReceipt, PruneReport, decode, digest, encode
 from twintape.core.markets import Market
 from twintape.core.segment import ChainLink, seal
 from twintape.io.merge import merge_date
@@ -419,3 +423,35 @@ def test_streams_whose_names_differ_only_in_case_are_settled_together_or_not_at_
     merge(store, tmp_path, [DAYS[1]])
     prune(store, **NO_GRACE)
     assert keys_of(store, "raw/") == []
+
+
+def test_an_object_shared_by_two_days_goes_only_if_their_outputs_hold_every_line_of_it(tmp_path: Any) -> None:
+    """The counts of two proofs may add up although one settled a frame twice and none settled another: the bytes decide."""
+    exchange = Exchange("BTCUSDT")
+    store = MemoryStore()
+    put(store, Recorder("tokyo").seals([exchange]))
+    merge(store, tmp_path)
+    run = prune_run(store, **NO_GRACE)
+    before = asyncio.run(plan_prune(run, [Market.SPOT]))
+    (shared,) = [one for one in before.delete if sum(f"stream={STREAM}" in proof for proof in one.proofs) > 1][:1]
+    head = heads(store, Market.SPOT)["BTCUSDT", STREAM, DAYS[1]]
+    # The day loses a row, and a proof that knows nothing of it vouches for what is left.
+    output = next(output for output in head.outputs if output.table == "depth")
+    reader = TableReader(asyncio.run(store.get(output.key)), DEPTH)
+    sink = io.BytesIO()
+    with TableWriter(DEPTH, sink, templates=reader.templates) as writer:
+        for batch in reader:
+            writer.write(batch.slice(1))
+    data = sink.getvalue()
+    asyncio.run(store.delete(output.key))
+    asyncio.run(store.create(output.key, data))
+    forged = msgspec.structs.replace(output, size=len(data), sha256=digest(data))
+    outputs = [forged if one.table == "depth" else one for one in head.outputs]
+    proof_key = names.proof_key(Market.SPOT, "BTCUSDT", STREAM, DAYS[1], head.generation)
+    asyncio.run(store.delete(proof_key))
+    asyncio.run(store.create(proof_key, encode(msgspec.structs.replace(head, outputs=outputs))))
+    plan = asyncio.run(plan_prune(run, [Market.SPOT]))
+    assert shared.key not in [deletion.key for deletion in plan.delete]
+    assert {kept.reason for kept in plan.kept if kept.key == shared.key} == {
+        f"BTCUSDT {STREAM}: 1 frames are in no day's outputs"
+    }

@@ -6,16 +6,20 @@ proofs it relies on, writes the plan to the store, and only then deletes, key by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
+from twintape.columns.expand import digest_lines, expand, missing_lines
+from twintape.columns.lines import Chunk
 from twintape.core import names, segment
-from twintape.core.errors import NotFoundError, RefusedError
+from twintape.core.errors import CorruptionError, NotFoundError, RefusedError
 from twintape.core.manifest import (
     Candidate,
     Deletion,
     Kept,
     Output,
+    Proof,
     PrunePolicy,
     PruneReceipt,
     PruneReport,
@@ -28,8 +32,9 @@ from twintape.core.manifest import (
 from twintape.core.markets import Market
 from twintape.core.wire import is_depth
 from twintape.io.batch import neighbour
-from twintape.io.catalog import Head, list_heads, read_segments
+from twintape.io.catalog import Head, RawSegment, list_heads, read_segments
 from twintape.io.ports import Store
+from twintape.io.verify import read_outputs
 
 __all__ = ["DELETIONS_MAX", "STOP_KEY", "PrunePlan", "PruneRun", "execute_prune", "plan_prune"]
 
@@ -159,6 +164,8 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
                 )
             )
         if reason is None:
+            reason = await _shared_reason(run.store, raw, [by_key[proof] for proof in sorted(proofs)])
+        if reason is None:
             plan.delete.append(
                 Deletion(key=key, size=candidate.size, sha256=candidate.sha256, why="settled", proofs=sorted(proofs))
             )
@@ -167,6 +174,41 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
         run.progress(f"{market}: raw objects", number, len(view.segments))
     await _plan_outputs(run, market, plan, heads, now_ns)
     return checked
+
+
+async def _shared_reason(store: Store, raw: RawSegment, proofs: Sequence[Proof]) -> str | None:
+    """Return why an object must stay that several days of one stream share, or None.
+
+    Counts added up over days could hide a frame that one day settled twice and none settled at all, so every raw line of such a stream is looked for in
+    what the days' outputs render to, byte for byte.
+    """
+    days: dict[tuple[str, str], list[Proof]] = {}
+    for proof in proofs:
+        days.setdefault((proof.symbol, proof.stream), []).append(proof)
+    shared = {day: found for day, found in days.items() if len(found) > 1}
+    data = await store.get(raw.info.key) if shared else b""
+    for (symbol, stream), found in shared.items():
+        archived: list[Chunk] = []
+        for proof in found:
+            try:
+                archived += expand(await read_outputs(store, proof), proof.date)
+            except (CorruptionError, NotFoundError) as error:
+                return f"the outputs of {symbol} {stream} {proof.date} could not be verified: {error}"
+        _, strangers = missing_lines(digest_lines(archived), digest_lines(_lines_of(raw, data, symbol, stream)))
+        if strangers:
+            return f"{symbol} {stream}: {strangers} frames are in no day's outputs"
+    return None
+
+
+def _lines_of(raw: RawSegment, data: bytes, symbol: str, stream: str) -> list[Chunk]:
+    """Return an object's lines of one stream."""
+    connection = f"{raw.key.run8}-{raw.key.connection}"
+    blocks = [b for found in raw.index.streams if (found.symbol, found.stream) == (symbol, stream) for b in found.blocks]
+    return [Chunk(raw.key.collector, connection, 0, block.date, partial(_block_text, data, block)) for block in blocks]
+
+
+def _block_text(data: bytes, block: segment.Block) -> bytes:
+    return segment.read_block(data[block.offset : block.offset + block.size], block)
 
 
 def _counts(index: segment.Index) -> dict[tuple[str, str], int]:
