@@ -20,7 +20,7 @@ from twintape.core.synthetic import SyntheticConfig, SyntheticSource
 from twintape.core.wire import depth_ids, parse_control
 from twintape.io.exchange import ExchangeConfig, SimulatedExchange, tape_source
 
-COMMAND = "import typer; from twintape.cli.record import record; typer.run(record)"
+COMMAND = ("-m", "twintape", "record")
 START_NS = 1_760_000_000_000_000_000
 ROOT = Path(__file__).parents[2]
 
@@ -82,7 +82,7 @@ def arguments(directory, exchange, symbols=("BTCUSDT", "币安人生USDT"), stre
 async def collector(directory, exchange, **options):
     """A collector process; its log is in `process.log` after it has ended."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", COMMAND, *arguments(directory, exchange, **options), stderr=asyncio.subprocess.PIPE
+        sys.executable, *COMMAND, *arguments(directory, exchange, **options), stderr=asyncio.subprocess.PIPE
     )
     process.log = []
     reading = asyncio.create_task(read_log(process))
@@ -321,7 +321,7 @@ async def test_several_markets_are_recorded_by_one_process(tmp_path):
         (tmp_path / "config.toml").write_text("\n".join(lines), encoding="utf-8")
         words = ["--collector", "tokyo", "--store", f"file://{tmp_path}/store", "--spool", f"{tmp_path}/spool"]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", COMMAND, *words, "--config", str(tmp_path / "config.toml"), stderr=asyncio.subprocess.DEVNULL
+            sys.executable, *COMMAND, *words, "--config", str(tmp_path / "config.toml"), stderr=asyncio.subprocess.DEVNULL
         )
         await asyncio.wait_for(exchange.wait_ended(), 30)
         await asyncio.sleep(0.3)
