@@ -30,7 +30,7 @@ from twintape.core.synthetic import SyntheticConfig, SyntheticSource
 from twintape.core.wire import depth_ids
 from twintape.io.exchange import ExchangeConfig, SimulatedExchange
 
-COMMAND = "import typer; from twintape.cli.record import record; typer.run(record)"
+COMMAND = ("-m", "twintape", "record")
 STREAMS = ("depth@100ms", "bookTicker", "trade")
 LIFE_S_MAX = 1.6
 LAST_LIFE_S = 3.0
@@ -74,7 +74,7 @@ class Life:
         arguments += ["--websocket", f"ws://{base}", "--rest", f"http://{base}", "--acknowledge-fd", str(write_fd)]
         with (directory / "log").open("ab") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-c", COMMAND, *arguments, pass_fds=[write_fd], stderr=log, stdout=log
+                sys.executable, *COMMAND, *arguments, pass_fds=[write_fd], stderr=log, stdout=log
             )
         os.close(write_fd)
         reader = asyncio.StreamReader(limit=1 << 20)

@@ -25,7 +25,7 @@ from twintape.io.rest import Wish
 from twintape.io.spool import Spool
 from twintape.io.symbols import SymbolWatch
 
-COMMAND = "import typer; from twintape.cli.record import record; typer.run(record)"
+COMMAND = ("-m", "twintape", "record")
 START_NS = 1_760_000_000_000_000_000
 TICKS = 160
 
@@ -54,7 +54,7 @@ async def collector(directory, exchange, *words):
     base = f"127.0.0.1:{exchange.gateways[0].port}"
     arguments = [*words, "--collector", "tokyo", "--store", f"file://{directory}/store", "--spool", f"{directory}/spool"]
     arguments += ["--websocket", f"ws://{base}", "--rest", f"http://{base}", "--config", str(config)]
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", COMMAND, *arguments, stderr=asyncio.subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(sys.executable, *COMMAND, *arguments, stderr=asyncio.subprocess.PIPE)
     log = []
 
     async def read():
