@@ -25,7 +25,7 @@ from twintape.core.gateway import Fault, FaultKind, GatewayOptions
 from twintape.core.markets import Market
 from twintape.core.tape import TapeSource
 from twintape.core.venue import Happening, Source, StatusChange, Venue, VenueMessage
-from twintape.io.exchange_gateway import Admin, Gateway, KeepAlive
+from twintape.io.exchange_gateway import Gateway, KeepAlive
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -117,7 +117,7 @@ class ExchangeConfig:
     exit_at_end: bool = False
 
 
-class SimulatedExchange(Admin):
+class SimulatedExchange:
     """An exchange on this machine: `async with SimulatedExchange(config) as exchange: …`.
 
     Args:

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from aiohttp import WSMsgType, web
 
@@ -55,28 +56,23 @@ class KeepAlive:
     connection_life_s: float = 86_400.0
 
 
-class Admin:
-    """What the paths under `/twintape/` reach; the exchange overrides it."""
+class Admin(Protocol):
+    """What the paths under `/twintape/` reach; the exchange implements it."""
 
     def status(self) -> Mapping[str, object]:
         """Return the exchange's state as JSON values."""
-        raise NotImplementedError
 
     def start(self) -> None:
         """Start the source now."""
-        raise NotImplementedError
 
     def inject(self, kind: FaultKind, gateway: int, seconds: float) -> None:
         """Begin a fault now, for so long."""
-        raise NotImplementedError
 
     def rest_until_ns(self, market: Market, lag_s: float) -> int | None:
         """Return up to which moment of the market's source a book answers that lags by `lag_s`; None for no lag."""
-        raise NotImplementedError
 
     def subscribed(self) -> None:
         """Take notice that some connection has changed its subscriptions."""
-        raise NotImplementedError
 
 
 class Connection:

@@ -60,7 +60,7 @@ def read_recording(path: Path) -> Iterator[Line]:
             for number, line in enumerate(stream, 1):
                 if len(line) > LINE_BYTES_MAX:
                     raise CorruptionError(f"{path}:{number}: a line of {len(line)} bytes")
-                text = line.rstrip(b"\r\n")
+                text = line.removesuffix(b"\n").removesuffix(b"\r")
                 if text:
                     yield _line(text, path, number)
     except (EOFError, gzip.BadGzipFile, zlib.error, zstd.ZstdError) as error:
