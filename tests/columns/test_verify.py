@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.lines import BEFORE, DATE, Exchange, chunks_of, files, hear, merge, printed, scene
+from support.lines import BEFORE, DATE, NOON_US, Exchange, chunks_of, files, hear, merge, printed, scene
 from support.tables import changed, replaced
 from twintape.columns.expand import Outputs
 from twintape.columns.schema import ARRIVAL, DEPTH, SNAPSHOT, VERBATIM
@@ -211,3 +211,24 @@ def test_a_stream_that_is_not_spliced_is_verified_by_date_alone():
         end_update_id=None,
     )
     assert (verified.settled, verified.owed, verified.chain, verified.rendered, verified.kept) == (2, 1, None, 0, 2)
+
+
+def test_another_dates_frames_with_ids_of_this_day_are_left_to_it_behind_a_restart():
+    """Ids jump up and fall back behind midnight: what they say of the day is nothing, what the date says is enough."""
+    day_us = 86_400_000_000
+    today = Exchange(Market.SPOT, 1, 40, start_id=1000)
+    above = Exchange(Market.SPOT, 2, 10, start_id=5_000_000, start_us=NOON_US + day_us)
+    again = Exchange(Market.SPOT, 3, 10, start_id=1010, start_us=NOON_US + day_us + 60_000_000)
+    heard = hear(frame for exchange in (today, above, again) for frame in printed(exchange.events(2)))
+    chunks = chunks_of(heard)
+    day = merge(chunks, Market.SPOT, start_update_id=1000)
+    bounds = day.bounds
+    verified = verify_day(
+        chunks,
+        Outputs(files(day)),
+        date=DATE,
+        market=Market.SPOT,
+        start_update_id=bounds.start_update_id,
+        end_update_id=bounds.end_update_id,
+    )
+    assert (verified.settled, verified.owed) == (20, 10)

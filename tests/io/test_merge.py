@@ -812,3 +812,25 @@ def test_a_gap_across_midnight_makes_the_day_before_partial_and_the_later_one_ga
         assert (proof.status, proof.gap_behind) == (Status.PARTIAL, True)
         assert proof.reasons == ["a gap follows its end, which may have begun in it"]
     assert depth_head(store, DAYS[2]).status is Status.GAPPED
+
+
+def test_a_day_whose_ids_restart_is_never_complete(tmp_path: Any) -> None:
+    """What was missed while the exchange restarted leaves no trace in ids."""
+    first = 1_772_352_000_000
+
+    def lines(collector: str) -> Any:
+        found = []
+        for number in range(300):
+            at, update_id = first + number * 600_000, 5_000_000 + number if number < 200 else number
+            body = f'{{"e":"depthUpdate","E":{at},"s":"BTCUSDT","U":{update_id},"u":{update_id},"b":[["1.0","{number + 1}.0"]],"a":[]}}'
+            found.append((at * 1_000_000, f'{{"stream":"btcusdt@{STREAM}","data":{body}}}'.encode()))
+        link = ChainLink(id="0" * 16, number=0, previous=None, reason="test")
+        fixed = {"collector": collector, "market": Market.SPOT, "run": "0" * 32, "connection": 1, "sequence": 1}
+        return seal(found, chain=link, depth_streams={}, **fixed)
+
+    store = MemoryStore()
+    put(store, [lines("tokyo"), lines("paris")])
+    merge(store, tmp_path, ["2026-03-01", "2026-03-02", "2026-03-03"])
+    restarted = [proof for (_, stream, _), proof in heads(store, Market.SPOT).items() if stream == STREAM and proof.epochs]
+    assert restarted
+    assert all(proof.status is Status.PARTIAL and any("restart" in reason for reason in proof.reasons) for proof in restarted)

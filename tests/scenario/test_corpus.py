@@ -19,7 +19,7 @@ from twintape.core.markets import Market
 pytestmark = [*needs_corpus, pytest.mark.slow]
 
 LEVELS = ("bid_price", "bid_quantity", "ask_price", "ask_quantity")
-PLAY_S = 12.0
+PLAY_S = 9.0
 """How long a capture is played, whatever its length."""
 
 
