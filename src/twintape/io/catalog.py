@@ -106,8 +106,7 @@ async def read_index(store: Store, info: ObjectInfo) -> tuple[segment.Index, str
         text = segment.index_json(tail, info.size)
         if not isinstance(text, segment.NeedMore):
             index = segment.read_index(tail, info.size)
-            if isinstance(index, segment.NeedMore):  # pragma: no cover - the text was whole
-                raise CorruptionError(f"{info.key}: the index is cut")
+            assert isinstance(index, segment.Index), "its text was whole"
             return index, digest(text)
         if text.size <= size or text.size > info.size:
             raise CorruptionError(f"{info.key}: the index claims {text.size} of {info.size} bytes")

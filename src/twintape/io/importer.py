@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 from twintape.core import wire
 from twintape.core.errors import ConfigError, CorruptionError
@@ -69,13 +70,13 @@ def read_recording(path: Path) -> Iterator[Line]:
         raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def _open(path: Path):  # type: ignore[no-untyped-def]  # noqa: ANN202 - three kinds of binary file, all iterable by line
+def _open(path: Path) -> IO[bytes]:
     with path.open("rb") as probe:
         magic = probe.read(4)
     if magic[:2] == b"\x1f\x8b":
-        return gzip.open(path, "rb")
+        return cast("IO[bytes]", gzip.open(path, "rb"))
     if magic == b"\x28\xb5\x2f\xfd":
-        return zstd.open(path, "rb")
+        return cast("IO[bytes]", zstd.open(path, "rb"))
     return path.open("rb")
 
 
