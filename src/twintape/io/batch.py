@@ -5,8 +5,10 @@ Pure decisions over indexes and head proofs; reading and writing is `io.merge`'s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.core import segment
@@ -17,10 +19,15 @@ from twintape.io.catalog import Head, RawView
 
 __all__ = [
     "Batch",
+    "Share",
+    "Stream",
     "blocks_of",
     "collectors_of",
     "neighbour",
     "pins",
+    "rotated",
+    "shares",
+    "slices",
     "snapshot_blocks",
     "streams",
     "unreadable_reasons",
@@ -28,9 +35,15 @@ __all__ = [
     "why_due",
 ]
 
+T = TypeVar("T")
+
 BOUNDARY_MARGIN_US = 10_000_000
 """Blocks of the neighbouring dates within this distance of a collector's nearest one are read too: lines stamp `E` differently, and it may step back."""
 
+Stream = tuple[str, str]
+"""A day of the date: symbol and stream."""
+Share = tuple[Stream, ...]
+"""Days that are made from the same raw objects and so are merged together, each object fetched and hashed once."""
 KeyedBlock = tuple[str, segment.Block]
 """A block and the key of the segment that holds it."""
 
@@ -57,6 +70,7 @@ class Batch:
         sha256: Key → digest of the objects that were fetched and found sound.
         plan: The plan, once it is published.
         clocks: Key → what the segment's clock lines of the date say; kept because many days share a segment.
+        scratch: Directory of the scratch disk where the fetched objects are.
     """
 
     market: Market
@@ -67,12 +81,20 @@ class Batch:
     sha256: dict[str, str] = field(default_factory=dict)
     plan: Reference | None = None
     clocks: dict[str, ClockStatistics | None] = field(default_factory=dict)
-    _blocks: dict[tuple[str, str], list[KeyedBlock]] = field(default_factory=dict)
+    scratch: str = "raw"
+    _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self._blocks:
+            return
         for key, raw in self.view.segments.items():
             for index in raw.index.streams:
                 self._blocks.setdefault((index.symbol, index.stream), []).extend((key, block) for block in index.blocks)
+
+    def share(self, scratch: str) -> Batch:
+        """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
+        view = RawView(dict(self.view.segments), list(self.view.unreadable))
+        return replace(self, view=view, sha256={}, plan=None, clocks={}, scratch=scratch)
 
     def recorded(self, symbol: str, stream: str) -> list[KeyedBlock]:
         """Return every block of a stream whose segment is at hand, by key and in order."""
@@ -81,6 +103,57 @@ class Batch:
     def recorded_streams(self) -> set[tuple[str, str]]:
         """Return the streams with frames filed under the date."""
         return {day for day in self._blocks if any(block.date == self.date for _, block in self.recorded(*day))}
+
+
+def shares(batch: Batch, due: Iterable[Stream]) -> list[Share]:
+    """Group days by the raw objects they are made from: no object is needed by two groups.
+
+    Returns:
+        The groups, and the days in each, in alphabetical order.
+    """
+    first: dict[str, Stream] = {}
+    parents: dict[Stream, Stream] = {}
+
+    def root(day: Stream) -> Stream:
+        while parents[day] != day:
+            parents[day] = parents[parents[day]]
+            day = parents[day]
+        return day
+
+    for day in sorted(due):
+        parents[day] = day
+        for key, _ in (*blocks_of(batch, *day), *snapshot_blocks(batch, *day)):
+            other = first.setdefault(key, day)
+            parents[max(root(day), root(other))] = min(root(day), root(other))
+    groups: dict[Stream, list[Stream]] = {}
+    for day in parents:
+        groups.setdefault(root(day), []).append(day)
+    return [tuple(group) for group in groups.values()]
+
+
+def slices(parts: Iterable[Share], count: int) -> list[Share]:
+    """Cut shares, the largest first, until there are `count` or nothing is left to cut: objects are then fetched once for each slice.
+
+    >>> slices([(("A", "depth"), ("B", "depth"), ("C", "depth")), (("D", "depth"),)], 3)
+    [(('A', 'depth'),), (('B', 'depth'), ('C', 'depth')), (('D', 'depth'),)]
+    """
+    cut = sorted(parts)
+    while len(cut) < count:
+        largest = max(cut, key=len, default=())
+        if len(largest) < 2:
+            break
+        place, middle = cut.index(largest), len(largest) // 2
+        cut[place : place + 1] = [largest[:middle], largest[middle:]]
+    return cut
+
+
+def rotated(items: Sequence[T], start: int) -> list[T]:
+    """Return the items in their order, beginning somewhere else.
+
+    >>> rotated("abcd", 5)
+    ['b', 'c', 'd', 'a']
+    """
+    return [items[(start + position) % len(items)] for position in range(len(items))]
 
 
 def streams(batch: Batch, wanted: set[str], *, cascade: bool) -> list[tuple[str, str]]:

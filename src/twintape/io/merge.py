@@ -1,15 +1,16 @@
 """The merge run: raw segments in, proven days out. It never deletes.
 
-For one market and date: read the indexes, fetch and hash each raw object once, write the plan, then for each stream decide whether its day is due,
-merge it, put the outputs, read them back, verify them against the raw lines, and publish the proof with a create-only put. Every step can be
+For one market and date: read the indexes and decide which days are due; then, share by share (days made from the same raw objects), fetch and hash each
+object once, write the plan, and for each day merge it, put the outputs, read them back, verify them against the raw lines, and publish the proof with a create-only put. Every step can be
 interrupted and repeated: what is not named by a proof does not exist.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
@@ -36,9 +37,13 @@ from twintape.core.markets import Market
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.batch import (
     Batch,
+    Share,
+    Stream,
     blocks_of,
     neighbour,
     pins,
+    rotated,
+    shares,
     snapshot_blocks,
     streams,
     unreadable_reasons,
@@ -50,7 +55,7 @@ from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
 
-__all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date"]
+__all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "merge_share"]
 
 MERGES_MAX = 8
 """Days whose bytes are in memory at the same time, at most (fewer with fewer jobs)."""
@@ -93,6 +98,7 @@ class MergeRun:
         version: Of this program.
         jobs: Days computed at the same time.
         progress: Told how far it is.
+        spread: Merges a date's shares on other machines; None for this one.
     """
 
     store: Store
@@ -104,6 +110,7 @@ class MergeRun:
     scratch_root: str | None = None
     jobs: int = 1
     progress: Progress = _silent
+    spread: Callable[[Batch, Sequence[Share]], Awaitable[list[DayOutcome]]] | None = None
 
 
 async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Sequence[str] = ()) -> list[DayOutcome]:
@@ -136,10 +143,22 @@ async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Seque
 
 
 async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str], *, cascade: bool) -> list[DayOutcome]:
+    batch = await _survey(run, market, date, wanted, cascade=cascade)
+    if batch is None:
+        return []
+    days = streams(batch, wanted, cascade=cascade)
+    parts = shares(batch, [day for day in days if why_due(batch, *day) is not None])
+    merged = await (run.spread or partial(_merge_here, run))(batch, parts)
+    fresh = {(outcome.symbol, outcome.stream): outcome for outcome in merged}
+    return [fresh.get(day) or _unchanged(batch, *day) for day in days]
+
+
+async def _survey(run: MergeRun, market: Market, date: str, wanted: set[str], *, cascade: bool) -> Batch | None:
+    """Read what is there of a date; None where a cascade ends."""
     dates = [neighbour(date, -1), date, neighbour(date, 1)]
     heads = await list_heads(run.store, market, dates=dates)
     if cascade and not any(day == date and (not wanted or symbol in wanted) for symbol, _, day in heads):
-        return []
+        return None
     view = await read_segments(run.store, market, dates)
     before = [hole for (_, _, day), head in heads.items() if day == date for hole in head.proof.missing]
     missing = missing_numbers(view.segments.values(), {}, before)
@@ -147,28 +166,92 @@ async def _merge_one(run: MergeRun, market: Market, date: str, wanted: set[str],
         missing = missing_numbers(view.segments.values(), await pruned_numbers(run.store, market, dates), before)
     batch = Batch(market, date, view, missing, heads)
     await _fetch(run, batch, _suspects(batch))
-    days = streams(batch, wanted, cascade=cascade)
-    due = [day for day in days if why_due(batch, *day) is not None]
-    needed = _needed(batch, due)
+    _drop_raw(run, batch)
+    return batch
+
+
+async def _merge_here(run: MergeRun, batch: Batch, parts: Sequence[Share]) -> list[DayOutcome]:
+    """Merge the shares on this machine, beginning at a place of the list that is this run's own.
+
+    So several machines that were given the same date hardly ever work on the same day, with nothing between them but the store.
+    """
+    fetching, merging = asyncio.Semaphore(max(1, run.jobs)), asyncio.Semaphore(max(1, min(run.jobs, MERGES_MAX)))
+    total = sum(len(share) for share in parts)
+    done = 0
+
+    def tell(day: Stream) -> None:
+        nonlocal done
+        done += 1
+        run.progress(f"{batch.market} {batch.date}: {' '.join(day)}", done, total)
+
+    async def one(number: int, share: Share) -> list[DayOutcome]:
+        async with fetching:
+            return await merge_share(run, batch.share(f"raw/{number}"), share, limit=merging, tell=tell)
+
+    start = int(run.draw_id(), 16)
+    merged = await asyncio.gather(*(one(number, share) for number, share in enumerate(rotated(parts, start))))
+    return [outcome for outcomes in merged for outcome in outcomes]
+
+
+async def merge_share(
+    run: MergeRun, batch: Batch, share: Share, *, limit: asyncio.Semaphore, tell: Callable[[Stream], None]
+) -> list[DayOutcome]:
+    """Merge days that are made from the same raw objects: fetch each object once, publish the plan, merge each day, forget the objects.
+
+    Args:
+        run: The world.
+        batch: The date, for this share alone; changed by it.
+        share: The days.
+        limit: How many days are merged at the same time.
+        tell: Told each day that is done.
+
+    Raises:
+        StoreError: The store failed; everything published so far stays.
+    """
+    outcomes, due = [], []
+    for day in rotated(share, int(run.draw_id(), 16)):
+        winner = await _proven_meanwhile(run, batch, *day)
+        if winner is None:
+            due.append(day)
+        else:
+            outcomes.append(winner)
+            tell(day)
     # Where an object turns out damaged or gone, the one beside it becomes the nearest to midnight.
+    needed = _needed(batch, due)
     while not batch.sha256.keys() >= set(needed):
         await _fetch(run, batch, [key for key in needed if key not in batch.sha256])
         needed = _needed(batch, due)
     if due:
         await _publish_plan(run, batch, needed)
-    limit = asyncio.Semaphore(max(1, min(run.jobs, MERGES_MAX)))
-    done = 0
 
-    async def one(symbol: str, stream: str) -> DayOutcome:
-        nonlocal done
+    async def one(day: Stream) -> DayOutcome:
         async with limit:
-            outcome = await _merge_or_tell(run, batch, symbol, stream)
-        done += 1
-        run.progress(f"{market} {date}: {symbol} {stream}", done, len(due))
+            outcome = await _proven_meanwhile(run, batch, *day) or await _merge_or_tell(run, batch, *day)
+        tell(day)
         return outcome
 
-    fresh = {(o.symbol, o.stream): o for o in await asyncio.gather(*(one(*stream) for stream in due))}
-    return [fresh.get(stream) or _unchanged(batch, *stream) for stream in days]
+    outcomes += await asyncio.gather(*(one(day) for day in due))
+    _drop_raw(run, batch)
+    return outcomes
+
+
+def _drop_raw(run: MergeRun, batch: Batch) -> None:
+    """Forget the fetched objects: the scratch disk need hold no more than the shares under way."""
+    for key in batch.sha256:
+        run.scratch.remove(_scratch_path(batch, key))
+    batch.sha256.clear()
+
+
+async def _proven_meanwhile(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome | None:
+    """Return what another merge has made of a day since the survey, or None: its proof is as good as ours would be."""
+    head = batch.heads.get((symbol, stream, batch.date))
+    generation = 1 if head is None else head.proof.generation + 1
+    key = names.proof_key(batch.market, symbol, stream, batch.date, generation)
+    try:
+        winner = decode(await run.store.get(key), Proof, where=key)
+    except NotFoundError:
+        return None
+    return DayOutcome(symbol, stream, batch.date, key, winner.status, generation, fresh=False)
 
 
 def _suspects(batch: Batch) -> list[str]:
@@ -190,8 +273,8 @@ def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
 # --- raw objects and the plan --------------------------------------------------------------------------------------------------
 
 
-def _scratch_path(key: str) -> str:
-    return f"raw/{digest(key.encode())}.tape.zst"
+def _scratch_path(batch: Batch, key: str) -> str:
+    return f"{batch.scratch}/{digest(key.encode())}.tape.zst"
 
 
 async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
@@ -205,7 +288,7 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
             try:
                 data = await run.store.get(key)
                 batch.sha256[key] = _checked(data, batch.view.segments[key])
-                _keep(run.scratch, _scratch_path(key), data)
+                _keep(run.scratch, _scratch_path(batch, key), data)
             except NotFoundError:
                 del batch.view.segments[key]  # a prune was faster
             except CorruptionError as error:
@@ -228,8 +311,6 @@ def _checked(data: bytes, raw: RawSegment) -> str:
 
 
 def _keep(disk: Disk, path: str, data: bytes) -> None:
-    if path in disk.list("raw"):
-        return
     file = disk.append(path)
     file.write(data)
     file.close()
@@ -294,8 +375,9 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         await run.store.create(key, encode(proof))
     except AlreadyExistsError:
         # Another merge took the slot. Its proof is as good as ours; what we wrote is garbage that prune may collect.
-        winner = decode(await run.store.get(key), Proof, where=key)
-        return DayOutcome(symbol, stream, batch.date, key, winner.status, generation, fresh=False)
+        winner = await _proven_meanwhile(run, batch, symbol, stream)
+        assert winner is not None, "a proof is never deleted"
+        return winner
     return DayOutcome(symbol, stream, batch.date, key, proof.status, generation, fresh=True)
 
 
@@ -345,7 +427,7 @@ async def _task(
 
 def _ref(batch: Batch, source: int, key: str, block: segment.Block) -> BlockRef:
     raw = batch.view.segments[key]
-    return BlockRef(source, _scratch_path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
+    return BlockRef(source, _scratch_path(batch, key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
 
 
 async def _archived_snapshots(run: MergeRun, batch: Batch, symbol: str) -> list[str]:
@@ -474,7 +556,7 @@ def _clocks(
         if key in settled:
             continue
         if key not in batch.clocks:
-            batch.clocks[key] = clock_of(run.scratch, _scratch_path(key), raw.index, batch.date)
+            batch.clocks[key] = clock_of(run.scratch, _scratch_path(batch, key), raw.index, batch.date)
         yield raw.key.collector, batch.clocks[key]
 
 
