@@ -152,7 +152,8 @@ class FileStore:
         try:
             await self._run(key, self._create, key, data)
         except AlreadyExistsError as failure:
-            await create_by_reading_back(self, key, data, failure)
+            unknown = StoreError(f"outcome of the put unknown: {failure}", retryable=True)
+            await create_by_reading_back(self, key, data, unknown)
             # It may be ours, left by a crash between link and sync.
             await self._run(key, self._sync, key)
 
