@@ -408,3 +408,46 @@ def test_the_deadline_is_soon_and_never_behind_the_next_dial():
     assert rig.shard.deadline_ns() <= rig.now + S
     rig.end(session)
     assert rig.shard.deadline_ns() <= rig.now + 0.05 * S
+
+
+def cut_again_and_again(rig, life_s, times):
+    """Have each connection speak and end so long after it was opened; returns the waits for the next one."""
+    waits = []
+    session = rig.connect()
+    for _ in range(times):
+        for _ in range(int(life_s)):
+            rig.trade(session)
+            rig.now += S
+        rig.end(session)
+        ended = rig.now
+        session = rig.wait_for_dial()
+        waits.append((rig.now - ended) / S)
+        rig.open(session)
+    return waits
+
+
+def test_connections_that_are_heard_for_half_a_minute_are_replaced_at_once_each_time():
+    assert max(cut_again_and_again(Rig(draw=1.0), 30, 50)) <= 0.75
+
+
+def test_connections_that_are_cut_after_seconds_are_replaced_ever_more_slowly():
+    waits = cut_again_and_again(Rig(draw=1.0), 5, 10)
+    assert waits[0] <= 0.75
+    assert waits[-1] == BACKOFF_MAX_NS / S
+    assert waits == sorted(waits)
+
+
+def test_a_connection_that_was_open_and_deaf_for_long_was_heard_only_until_then():
+    rig = Rig(draw=1.0)
+    session = rig.connect()
+    rig.shard.seats[0].failures = 5
+    for _ in range(50):
+        rig.trade(session)
+        rig.now += S // 2
+        session.tick(rig.now, rig.now)
+    while session.suspect_count == 0:
+        rig.now += S // 2
+        session.tick(rig.now, rig.now)
+    rig.now += 500 * S
+    rig.end(session)
+    assert rig.shard.seats[0].failures == 4  # 25 seconds forgive two, and it counts as one

@@ -28,7 +28,9 @@ __all__ = ["BACKOFF_BASE_NS", "BACKOFF_MAX_NS", "Dial", "Retire", "Shard", "back
 BACKOFF_BASE_NS = SECOND_NS // 2
 BACKOFF_MAX_NS = 30 * SECOND_NS
 STABLE_NS = 60 * SECOND_NS
-"""A connection that lived this long was good: the next backoff starts from the beginning."""
+"""A connection that was heard for this long was good: it ends without counting as a failure …"""
+FORGIVE_NS = 10 * SECOND_NS
+"""… and each so long that any was heard takes one earlier failure back. Whoever is cut off sooner waits ever longer."""
 OVERLAP_MIN_NS = 2 * SECOND_NS
 """Both connections are heard for at least this long."""
 OVERLAP_WAIT_NS = 60 * SECOND_NS
@@ -280,8 +282,10 @@ class Shard:
         if seat is None:
             return
         self.reconnects += 1
-        if session.frames > 0 and now_ns - session.opened_ns >= STABLE_NS:
-            seat.failures = 0
+        until_ns = session.last_data_ns if session.suspect_count else now_ns  # it may have been open and deaf for long
+        heard_ns = until_ns - session.opened_ns if session.frames else 0
+        seat.failures = max(0, seat.failures - heard_ns // FORGIVE_NS)
+        if heard_ns >= STABLE_NS:
             seat.dial_at_ns = now_ns + backoff_ns(0, self._draw())
         else:
             self._failed(seat, now_ns)
