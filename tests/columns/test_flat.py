@@ -5,22 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twintape.columns.flat import (
-    DECIMAL,
-    KINDS,
-    TIME,
-    TRUTH,
-    FlatTemplate,
-    discover,
-    flat_schema,
-    print_lines,
-    scan,
-    templates_from_json,
-    templates_to_json,
-)
+from twintape.columns.flat import FlatTemplate, discover, print_lines, scan, templates_from_json, templates_to_json
+from twintape.columns.kinds import ABSENT, DECIMAL, KINDS, SIGNED, TIME, TRUTH, WORD
 from twintape.core.errors import CorruptionError
 
 TRADE, AGG_TRADE, TICKER = KINDS["trade"], KINDS["aggTrade"], KINDS["bookTicker"]
+MARK, FORCE = KINDS["markPrice"], KINDS["forceOrder"]
 
 # Frames as the exchange printed them, shortened nowhere.
 SPOT_TRADE = (
@@ -43,7 +33,24 @@ COINM_TICKER = (
     b'{"stream":"btcusd_perp@bookTicker","data":{"u":1007198632021,"e":"bookTicker","s":"BTCUSD_PERP","ps":"BTCUSD","b":"61804.7",'
     b'"B":"35","a":"61804.8","A":"1645","T":1723161257465,"E":1723161257476}}'
 )
+# The two below are examples of the documentation, with the keys of 2026.
+USDM_MARK = (
+    b'{"stream":"btcusdt@markPrice@1s","data":{"e":"markPriceUpdate","E":1562305380000,"s":"BTCUSDT","p":"11794.15000000",'
+    b'"ap":"11793.63104562","i":"11784.62659091","P":"11784.25641265","r":"-0.00038167","T":1562306400000,"st":1}}'
+)
+COINM_MARK = (
+    b'{"e":"markPriceUpdate","E":1596095725000,"s":"BTCUSD_201225","p":"10934.62615417","P":"10962.17178236","r":"","T":0}'
+)
+USDM_FORCE = (
+    b'{"stream":"btcusdt@forceOrder","data":{"e":"forceOrder","E":1568014460893,"o":{"s":"BTCUSDT","S":"SELL","o":"LIMIT","f":"IOC",'
+    b'"q":"0.014","p":"9910","ap":"9910","X":"FILLED","l":"0.014","z":"0.014","T":1568014460891}}}'
+)
+COINM_FORCE = (
+    b'{"e":"forceOrder","E":1591154240950,"o":{"s":"BTCUSD_200925","ps":"BTCUSD","S":"BUY","o":"LIMIT","f":"IOC","q":"1",'
+    b'"p":"9425.5","ap":"9496.5","X":"PARTIALLY_FILLED","l":"1","z":"1","T":1591154240949}}'
+)
 FRAMES = [(TRADE, SPOT_TRADE), (TRADE, USDM_TRADE), (AGG_TRADE, USDM_AGG), (TICKER, SPOT_TICKER), (TICKER, COINM_TICKER)]
+FRAMES += [(MARK, USDM_MARK), (MARK, COINM_MARK), (FORCE, USDM_FORCE), (FORCE, COINM_FORCE)]
 
 
 def text_of(*frames):
@@ -75,8 +82,8 @@ def test_fields_are_ids_microseconds_mantissas_and_truths():
         "price": 6183763000000,
         "quantity": 2000000,
         "buyer_is_maker": 1,
-        "buyer_order_id": -1,
-        "seller_order_id": -1,
+        "buyer_order_id": ABSENT,
+        "seller_order_id": ABSENT,
     }
     assert templates == [
         FlatTemplate(
@@ -87,6 +94,64 @@ def test_fields_are_ids_microseconds_mantissas_and_truths():
             (0, 0, 8, 8, 0, 0),
         )
     ]  # fmt: skip
+
+
+def values_of(kind, frame):
+    found = scan(text_of(frame), kind, [])
+    return dict(zip([field.name for field in kind.fields], found.values[:, 0].tolist(), strict=True))
+
+
+def test_funding_rates_may_be_negative_and_what_a_contract_does_not_have_is_absent():
+    usdm, coinm = values_of(MARK, USDM_MARK), values_of(MARK, COINM_MARK)
+    assert (usdm["funding_rate"], usdm["average_mark_price"]) == (-38167, 1179363104562)
+    assert (coinm["funding_rate"], coinm["next_funding_time"], coinm["index_price"]) == (ABSENT, ABSENT, ABSENT)
+    assert coinm["mark_price"] == 1093462615417
+
+
+def test_words_are_positions_and_fields_may_stand_in_an_inner_object():
+    usdm, coinm = values_of(FORCE, USDM_FORCE), values_of(FORCE, COINM_FORCE)
+    side, status = (next(field.words for field in FORCE.fields if field.name == name) for name in ("side", "status"))
+    assert [side[row["side"]] for row in (usdm, coinm)] == ["SELL", "BUY"]
+    assert [status[row["status"]] for row in (usdm, coinm)] == ["FILLED", "PARTIALLY_FILLED"]
+    assert (usdm["trade_time"], usdm["event_time"]) == (1568014460891000, 1568014460893000)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frame", "old", "new"),
+    [
+        (MARK, USDM_MARK, b"-0.00038167", b"-0.00000000"),
+        (MARK, USDM_MARK, b"-0.00038167", b"--0.00038167"),
+        (MARK, USDM_MARK, b'"p":"11794.15000000"', b'"p":"-11794.15000000"'),
+        (MARK, USDM_MARK, b'"p":"11794.15000000"', b'"p":""'),
+        (FORCE, USDM_FORCE, b'"SELL"', b'"SELLS"'),
+        (FORCE, USDM_FORCE, b'"SELL"', b'"sell"'),
+        (FORCE, USDM_FORCE, b'"SELL"', b'"S'),
+        (FORCE, USDM_FORCE, b'"o":{', b'"x":{'),
+        (FORCE, b'{"e":"forceOrder","E":1568014460893,"o":7}', b"7", b"8"),
+    ],
+)
+def test_an_odd_spelling_costs_a_frame_its_template(kind, frame, old, new):
+    odd = frame.replace(old, new)
+    assert odd != frame
+    found = scan(text_of(USDM_MARK if kind is MARK else USDM_FORCE, odd), kind, [])
+    assert found.template.tolist() == [0, -1]
+
+
+@pytest.mark.parametrize("value", [ABSENT, -1, 99])
+def test_a_word_there_is_not_is_damage(value):
+    templates: list[FlatTemplate] = []
+    found = scan(text_of(USDM_FORCE), FORCE, templates)
+    found.values[2, 0] = value
+    with pytest.raises(CorruptionError, match="row 0"):
+        print_lines(FORCE, templates, found.template, found.receive_time_ns, found.values)
+
+
+def test_an_absent_signed_number_is_not_printed():
+    templates: list[FlatTemplate] = []
+    found = scan(text_of(USDM_MARK), MARK, templates)
+    found.values[-1, 0] = ABSENT
+    with pytest.raises(CorruptionError, match="row 0"):
+        print_lines(MARK, templates, found.template, found.receive_time_ns, found.values)
 
 
 def test_microseconds_are_another_template():
@@ -128,7 +193,7 @@ def test_a_frame_that_is_spelled_in_an_odd_way_has_no_template_and_costs_no_othe
     assert discover(odd, TRADE) is None
     found = scan(text_of(SPOT_TRADE, odd, SPOT_TRADE), TRADE, [])
     assert found.template.tolist() == [0, -1, 0]
-    assert found.values[:, 1].tolist() == [-1] * len(TRADE.fields)
+    assert found.values[:, 1].tolist() == [ABSENT] * len(TRADE.fields)
 
 
 @pytest.mark.parametrize("frame", [b"[]", b"<html>", b"7", b'{"stream":"a@trade","data":[]}'])
@@ -216,16 +281,12 @@ def test_nothing_is_printed_of_nothing():
     assert print_lines(TRADE, [], none.astype(np.int16), none, np.zeros((len(TRADE.fields), 0), np.int64))[0].size == 0
 
 
-def test_columns_are_named_and_required_as_the_fields_are():
-    schema = flat_schema(TICKER)
-    assert schema.names[:3] == ["update_id", "event_time", "transaction_time"]
-    assert not schema.field("update_id").nullable
-    assert schema.field("event_time").nullable
-    assert {"price_exponent", "quantity_exponent", "receive_time", "collector", "connection", "template"} < set(schema.names)
-
-
 def decimal():
     return st.from_regex(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,8})?", fullmatch=True)
+
+
+def signed():
+    return st.builds(lambda minus, number: "-" * (minus and number.strip("0.") != "") + number, st.booleans(), decimal())
 
 
 @given(st.data())
@@ -237,8 +298,10 @@ def test_every_frame_that_is_made_of_proper_fields_comes_back(data):
         fields = [field for field in kind.fields if field.required or data.draw(st.booleans())]
         content = {"e": "x", "s": "币USDT"}
         for field in data.draw(st.permutations(fields)):
-            strategy = {TIME: unit, DECIMAL: decimal(), TRUTH: st.booleans()}.get(field.kind, st.integers(0, 10**18 - 1))
-            content[field.key] = data.draw(strategy)
+            strategies = {TIME: unit, DECIMAL: decimal(), TRUTH: st.booleans(), SIGNED: signed()}
+            strategies[WORD] = st.sampled_from(field.words or ("",))
+            inner = content if kind.inner is None or field.key == "E" else content.setdefault(kind.inner, {"o": "LIMIT"})
+            inner[field.key] = data.draw(strategies.get(field.kind, st.integers(0, 10**18 - 1)))
         content["M"] = True
         frames.append(json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode())
     text = text_of(*frames)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
-from twintape.columns.flat import KINDS, flat_schema
+from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.schema import COPY, VERBATIM, TableReader
@@ -204,3 +204,123 @@ def test_real_messages_are_all_typed_small_and_contiguous(corpus, file, stream, 
     both = merge_messages_day(stream.partition("@")[2], [*two, *one])
     assert {table.name: table.rows for table in both.tables} == {day.tables[0].name: count, "copy": count}
     assert_nothing_is_lost(both, [*one, *two])
+
+
+# --- mark prices, liquidations, partial depth --------------------------------------------------------------------------------------
+
+
+def mark(number, price="61837.63000000", rate="-0.00010000", event_ms=None):
+    return (
+        f'{{"stream":"btcusdt@markPrice@1s","data":{{"e":"markPriceUpdate","E":{event_ms or T0_MS + number * 1000},"s":"BTCUSDT",'
+        f'"p":"{price}","i":"{price}","P":"{price}","r":"{rate}","T":1723161600000}}}}'
+    ).encode()
+
+
+def force(number, side="SELL", event_ms=None):
+    return (
+        f'{{"stream":"btcusdt@forceOrder","data":{{"e":"forceOrder","E":{event_ms or T0_MS + number},"o":{{"s":"BTCUSDT","S":"{side}",'
+        f'"o":"LIMIT","f":"IOC","q":"0.014","p":"9910.10","ap":"9910","X":"FILLED","l":"0.014","z":"0.014","T":{T0_MS + number}}}}}}}'
+    ).encode()
+
+
+def spot_partial(number, quantity="3.20000000"):
+    return (
+        f'{{"stream":"btcusdt@depth20@100ms","data":{{"lastUpdateId":{number},"bids":[["61837.63000000","{quantity}"],'
+        f'["61837.62000000","1.00000000"]],"asks":[["61837.64000000","{number}.00000000"]]}}}}'
+    ).encode()
+
+
+def futures_partial(number, quantity="0.350", event_ms=None):
+    return (
+        f'{{"stream":"btcusdt@depth20@100ms","data":{{"e":"depthUpdate","E":{event_ms or T0_MS + number},"T":{T0_MS + number},'
+        f'"s":"BTCUSDT","U":{number * 10},"u":{number * 10 + 7},"pu":{number * 10 - 3},"b":[["61837.6","{quantity}"]],"a":[]}}}}'
+    ).encode()
+
+
+def test_mark_prices_of_two_seconds_are_two_rows_though_they_say_the_same():
+    chunks = [
+        chunk("tokyo", [mark(1), mark(2)]),
+        chunk("paris", [mark(2), mark(3)], connection="bbbbbbbb-1", start_ns=10**18 + 9),
+    ]
+    day = merge_messages_day("markPrice@1s", chunks)
+    assert column(day, "mark_price", "event_time")[0].timestamp() == T0_MS / 1000 + 1
+    assert set(column(day, "mark_price", "funding_rate")) == {-1}
+    assert set(column(day, "mark_price", "rate_exponent")) == {-4}
+    assert column(day, "copy", "row") == [1]
+    assert (len(day.ids), day.gaps, day.contiguous) == (3, [], False)
+    assert_nothing_is_lost(day, chunks)
+
+
+def test_a_liquidation_is_one_row_however_its_copies_were_stamped():
+    chunks = [
+        chunk("tokyo", [force(1), force(2, "BUY")]),
+        chunk("paris", [force(2, "BUY", event_ms=T0_MS + 9)], connection="bbbbbbbb-1", start_ns=10**18 + 9),
+    ]
+    day = merge_messages_day("forceOrder", chunks)
+    assert column(day, "force_order", "side") == ["SELL", "BUY"]
+    assert column(day, "force_order", "price") == [99101, 99101]
+    assert column(day, "copy", "row") == [1]
+    assert_nothing_is_lost(day, chunks)
+
+
+def test_partial_depth_of_spot_has_one_id_and_no_time():
+    chunks = [
+        chunk("tokyo", [spot_partial(7), spot_partial(9)]),
+        chunk("paris", [spot_partial(9), spot_partial(9, "3.10000000")], connection="bbbbbbbb-1", start_ns=10**18 + 9),
+    ]
+    day = merge_messages_day("depth20@100ms", chunks)
+    assert column(day, "partial_depth", "last_update_id") == [7, 9, 9]
+    assert column(day, "partial_depth", "bid_price") == [[6183763, 6183762]] * 3
+    assert column(day, "partial_depth", "bid_quantity") == [[32, 10], [32, 10], [31, 10]]
+    assert column(day, "partial_depth", "ask_quantity") == [[70], [90], [90]]
+    assert set(column(day, "partial_depth", "price_exponent")) == {-2}
+    for name in ("event_time", "transaction_time", "first_update_id", "prev_update_id"):
+        assert set(column(day, "partial_depth", name)) == {None}
+    assert column(day, "copy", "row") == [1]
+    assert day.event_times_us.tolist() == [-1, -1, -1]
+    assert_nothing_is_lost(day, chunks)
+
+
+def test_partial_depth_of_futures_has_the_ids_and_times_of_an_event():
+    chunks = [
+        chunk("tokyo", [futures_partial(1), b"<odd>", futures_partial(2)]),
+        chunk("paris", [futures_partial(1, event_ms=T0_MS + 5)], connection="bbbbbbbb-1", start_ns=10**18 + 9),
+    ]
+    day = merge_messages_day("depth5", chunks)
+    assert column(day, "partial_depth", "last_update_id") == [17, 27]
+    assert column(day, "partial_depth", "first_update_id") == [10, 20]
+    assert column(day, "partial_depth", "prev_update_id") == [7, 17]
+    assert column(day, "partial_depth", "ask_price") == [[], []]
+    assert column(day, "copy", "row") == [0]
+    assert column(day, "verbatim", "frame") == [b"<odd>"]
+    assert_nothing_is_lost(day, chunks)
+
+
+def test_partial_depth_whose_numbers_share_no_exponent_or_of_too_many_shapes_is_kept_verbatim():
+    wide = [spot_partial(1, "999999999999999999"), spot_partial(2, "0.00000001")]
+    wide[0] = wide[0].replace(b'"1.00000000"', b'"1"').replace(b".00000000", b"")
+    shapes = [spot_partial(n).replace(b"btcusdt", b"b%dusdt" % n) for n in range(300)]
+    for frames in (wide, shapes):
+        one = chunk("tokyo", frames)
+        day = merge_messages_day("depth20", [one])
+        assert list(files(day)) == ["verbatim"]
+        assert_nothing_is_lost(day, [one])
+
+
+@pytest.mark.parametrize("stream", ["markPrice@1s", "forceOrder", "depth20@100ms", "depth10"])
+def test_the_other_tables_do_not_depend_on_the_order_of_lines_either(stream):
+    make = {"markPrice@1s": mark, "forceOrder": force, "depth20@100ms": spot_partial, "depth10": futures_partial}[stream]
+    heard = [
+        ("tokyo", "aaaaaaaa-1", [make(n) for n in range(1, 40) if n % 5], 10**18),
+        ("paris", "bbbbbbbb-1", [make(n) for n in range(3, 45)], 10**18 + 30),
+        ("tokyo", "aaaaaaaa-2", [make(n) for n in range(20, 50)], 10**18 + 99),
+    ]
+    whole = [chunk(c, frames, k, start) for c, k, frames, start in heard]
+    pieces = [chunk(c, frames[a:b], k, s + a) for c, k, frames, s in heard for a, b in ((9, len(frames)), (0, 9))]
+    day = merge_messages_day(stream, whole)
+    assert files(merge_messages_day(stream, pieces[::-1])) == files(day)
+    first = merge_messages_day(stream, whole[:2])
+    later = [*expand(Outputs(files(first)), DATE), whole[2]]
+    assert files(merge_messages_day(stream, later)) == files(day)
+    assert len(day.ids) == 49
+    assert_nothing_is_lost(day, whole)

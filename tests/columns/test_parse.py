@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.frames import frame, frames, line, mutated
 from support.oracle import decimals, decode_line, mantissa
 from twintape.columns import templates as templates_module
-from twintape.columns.parse import SLOW, UNDECODABLE, TemplateSet, exponents, frame_of, levels, scan
+from twintape.columns.parse import SLOW, UNDECODABLE, Levels, TemplateSet, exponents, frame_of, levels, scan
 from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
@@ -242,3 +242,19 @@ def test_ids_and_times_keep_their_meaning_per_market():
     assert (futures.prev.tolist(), futures.transaction_time_us.tolist()) == ([3], [1723161255200000])
     spot = scan(line(frame(first=0, final=0)), SPOT, TemplateSet())
     assert (spot.prev.tolist(), spot.transaction_time_us.tolist(), spot.template.tolist()) == ([-1], [-1], [0])
+
+
+def test_levels_are_taken_and_joined_by_event():
+    def made(counts, start):
+        offsets = np.cumsum([0, *counts])
+        numbers = np.arange(start, start + offsets[-1])
+        return Levels(offsets, numbers, numbers * 10, offsets, numbers * 100, numbers * 1000)
+
+    both = Levels.joined([made([2, 0], 1), made([1, 3], 7)])
+    assert both.bid_offsets.tolist() == both.ask_offsets.tolist() == [0, 2, 2, 3, 6]
+    assert both.bid_price.tolist() == [1, 2, 7, 8, 9, 10]
+    taken = both.take(np.array([3, 0, 1, 0]))
+    assert taken.bid_offsets.tolist() == taken.ask_offsets.tolist() == [0, 3, 5, 5, 7]
+    assert taken.bid_price.tolist() == [8, 9, 10, 1, 2, 1, 2]
+    assert taken.ask_quantity.tolist() == [8000, 9000, 10000, 1000, 2000, 1000, 2000]
+    assert len(Levels.joined([])) == 0

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 from support.frames import frame, frames, mutated
 from twintape.columns.schema import Template
-from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover
+from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover, discover_partial
 from twintape.core.errors import WireError
 from twintape.core.markets import Market
 from twintape.core.wire import decode_depth
@@ -133,3 +133,34 @@ def test_the_tables_follow_the_set():
     assert tables.literals.tobytes() == b"{},[]" + bytes(8)
     assert tables.parts.tolist() == [[0, 1, 0], [1, 2, -1]]
     assert tables.numbers.tolist() == [[1, 2, 2, 5, 16]]
+
+
+SPOT_PARTIAL = b'{"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[["0.0026","100"]]}'
+
+
+def test_partial_depth_of_spot_is_cut_at_its_own_keys():
+    found = discover_partial(b'{"stream":"bnbbtc@depth20@100ms","data":' + SPOT_PARTIAL + b"}")
+    assert found.parts[1::2] == ("u", "b", "a")
+    assert (found.price_decimals, found.quantity_decimals, found.time_unit) == (4, 0, "ms")
+
+
+def test_partial_depth_of_futures_is_a_depth_frame():
+    frame = b'{"e":"depthUpdate","E":1571889248277,"T":1571889248276,"s":"BTCUSDT","U":390497796,"u":390497878,"pu":390497794,"b":[],"a":[]}'
+    assert discover_partial(frame) == discover(frame, Market.USDM)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"<html>",
+        b"[]",
+        b'{"stream":"x","data":7}',
+        SPOT_PARTIAL.replace(b"160", b"-1"),
+        SPOT_PARTIAL.replace(b'"bids":', b'"bids": '),
+        SPOT_PARTIAL.replace(b'"100"]', b'"100",[]]'),
+        SPOT_PARTIAL.replace(b'"10"', b'"10.5"'),
+        SPOT_PARTIAL.replace(b"}", b',"s":"\\u0041"}'),
+    ],
+)
+def test_partial_depth_in_an_odd_spelling_has_no_template(frame):
+    assert discover_partial(frame) is None

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from twintape.columns.expand import digest_lines, missing_lines
-from twintape.columns.flat import KINDS, flat_schema
+from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.schema import COPY, ROW_GROUP_EVENTS, TEMPLATES_KEY, TableReader, TableWriter
@@ -106,3 +106,42 @@ def test_any_parquet_reader_reads_the_table():
     assert table.column("price").to_pylist() == [35]
     assert table.column("price_exponent").to_pylist() == [-1]
     assert json.loads(file.metadata.metadata[b"twintape.templates"])[0]["time_unit"] == "ms"
+
+
+def forces(sides):
+    return b"".join(
+        b'%d {"e":"forceOrder","E":1568014460893,"o":{"S":"%b","q":"1","p":"2","ap":"2","X":"NEW","l":"1","z":"1","T":%d}}\n'
+        % (number, side, 1_568_014_460_000 + number)
+        for number, side in enumerate(sides, 1)
+    )
+
+
+def test_words_come_back_and_one_there_is_not_is_damage():
+    kind, text = KINDS["forceOrder"], forces([b"SELL", b"BUY"])
+    schema = flat_schema(kind)
+    table = merge_messages_day("forceOrder", [Chunk("tokyo", "to000000-1", 0, "2024-08-08", lambda: text)]).tables[0].data
+    assert [chunk.load() for chunk in typed_chunks(TableReader(table, schema), None, kind, "2024-08-08")] == [text]
+    wrong = changed(table, schema, "side", pa.array(["SELL", "HOLD"]).dictionary_encode())
+    with pytest.raises(CorruptionError, match="side says"):
+        typed_chunks(TableReader(wrong, schema), None, kind, "2024-08-08")[0].load()
+
+
+def test_partial_depth_and_its_copies_come_back_whatever_their_row_groups():
+    kind = KINDS["depth<levels>"]
+
+    def text_of(numbers):
+        return b"".join(
+            b'%d {"lastUpdateId":%d,"bids":[["%d.5","1.0"]],"asks":[]}\n' % (number + 1, number, number) for number in numbers
+        )
+
+    count = ROW_GROUP_EVENTS + 50
+    raw = [
+        Chunk("tokyo", "to000000-1", 0, "2024-08-08", lambda: text_of(range(count))),
+        Chunk("paris", "pa000000-1", 0, "2024-08-08", lambda: text_of(range(9, count))),
+    ]
+    made = {table.name: table.data for table in merge_messages_day("depth20", raw).tables}
+    found = typed_chunks(
+        TableReader(made["partial_depth"], flat_schema(kind)), TableReader(made["copy"], COPY), kind, "2024-08-08"
+    )
+    left, strangers = missing_lines(digest_lines(raw), digest_lines(found))
+    assert (len(left), strangers) == (0, 0)

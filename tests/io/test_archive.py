@@ -23,6 +23,7 @@ from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, 
 from twintape.core.markets import Market
 from twintape.io.archive import Archive, BookView
 from twintape.io.store import MemoryStore
+from twintape.io.verify import verify_published
 
 BEFORE, DAY, BEHIND = DAYS
 
@@ -238,3 +239,38 @@ async def test_it_works_where_an_event_loop_is_running(tmp_path: Any) -> None:
     exchange = Exchange("BTCUSDT")
     archive = Archive(await asyncio.to_thread(published, [exchange], tmp_path))
     assert same_book(archive.book("spot", "BTCUSDT", "end"), exchange, 179)
+
+
+def test_the_typed_tables_of_other_streams_are_read_by_time(tmp_path: Any) -> None:
+    exchange = Exchange("BTCUSDT")
+
+    def partials(latency_ns: int) -> list[tuple[int, bytes]]:
+        return [
+            (
+                event.time_us * 1000 + latency_ns,
+                b'{"stream":"btcusdt@depth5@100ms","data":{"lastUpdateId":%d,"bids":[["1.50","2.00"]],"asks":[["1.60","%d.00"]]}}'
+                % (event.final, number),
+            )
+            for number, event in enumerate(exchange.events)
+        ]
+
+    store = MemoryStore()
+    for name, latency in (("paris", 100), ("tokyo", 200)):
+        put(store, Recorder(name, extra=partials(latency)).seals([exchange]))
+    merge(store, tmp_path)
+    for proof in heads(store).values():
+        asyncio.run(verify_published(store, proof))
+    archive = Archive(store)
+    whole = archive.messages("spot", "btcusdt", "depth5@100ms", BEFORE, "2099-01-01").read_all()
+    assert whole["last_update_id"].to_pylist() == [event.final for event in exchange.events]
+    assert set(whole["collector"].to_pylist()) == {"paris"}
+    assert whole["ask_quantity"].to_pylist()[:3] == [[0], [1], [2]]
+    middle = at(exchange.events[90].time_us)
+    part = archive.messages("spot", "BTCUSDT", "depth5@100ms", BEFORE, middle).read_all()
+    rest = archive.messages("spot", "BTCUSDT", "depth5@100ms", middle, "2099-01-01").read_all()
+    assert (part.num_rows, rest.num_rows) == (90, len(exchange.events) - 90)
+    assert archive.messages("spot", "BTCUSDT", "depth5@100ms", "2001-01-01", "2001-01-02").read_all().num_rows == 0
+    with pytest.raises(ConfigError, match="no typed table"):
+        archive.messages("spot", "BTCUSDT", "kline_1m", BEFORE, BEHIND)
+    with pytest.raises(NotFoundError, match="markPrice"):
+        archive.messages("spot", "BTCUSDT", "markPrice", BEFORE, BEHIND)

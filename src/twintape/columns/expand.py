@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.flat import KINDS, flat_schema
 from twintape.columns.kernel import hash_lines, kernel
+from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
 from twintape.columns.render import render
 from twintape.columns.schema import (

@@ -1,9 +1,6 @@
-"""Messages without levels (trades, best bid and ask) between text and columns: templates, a compiled reader and a compiled printer.
+"""Messages of a fixed set of fields between text and columns: templates, a compiled reader and a compiled printer.
 
 As for depth frames, a *template* is a frame with its variable fields cut out, and what matches one renders back byte for byte by construction.
-
-Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21); Derivatives docs, Aggregate Trade Streams, Individual Symbol Book Ticker
-Streams (2026-05-28); frames of 2021 and 2024.
 """
 
 from __future__ import annotations
@@ -16,7 +13,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
 from twintape.columns.kernel import (
     DIGITS_MAX,
@@ -33,32 +29,23 @@ from twintape.columns.kernel import (
     put_integer,
     same_bytes,
 )
+from twintape.columns.kinds import ABSENT, DECIMAL, INTEGER, KINDS, SIGNED, TIME, TRUTH, WORD, FlatField, FlatKind
 from twintape.columns.match import receive_time
-from twintape.columns.schema import COPY
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.wire import unwrap
 
 __all__ = [
-    "DECIMAL",
     "DECIMALS_MAX",
-    "INTEGER",
-    "KINDS",
     "TEMPLATES_MAX",
-    "TIME",
-    "TRUTH",
-    "FlatField",
-    "FlatKind",
     "FlatTemplate",
     "FlatText",
     "discover",
-    "flat_schema",
     "print_lines",
     "scan",
     "templates_from_json",
     "templates_to_json",
 ]
 
-INTEGER, TIME, DECIMAL, TRUTH = range(4)
 DECIMALS_MAX = 8
 TEMPLATES_MAX = 256
 """Shapes of frames a day; a stream with more is kept verbatim."""
@@ -70,91 +57,12 @@ _TEXT = {
     TIME: re.compile(rb"(?:[1-9]\d{12}|[1-9]\d{15})(?=[,}])"),
     DECIMAL: re.compile(rb"(?:0|[1-9]\d{0,17})(?:\.\d{1,8})?(?=\")"),
     TRUTH: re.compile(rb"(?:true|false)(?=[,}])"),
+    SIGNED: re.compile(rb"-?(?:0|[1-9]\d{0,17})(?:\.\d{1,8})?(?=\")"),
+    WORD: re.compile(rb"[A-Z_]+(?=\")"),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class FlatField:
-    """One variable of a message: Binance's key, the column, what it is, whether every message has it, and whose exponent it has."""
-
-    key: str
-    name: str
-    kind: int
-    required: bool = True
-    exponent: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FlatKind:
-    """What messages of one stream are made of.
-
-    Attributes:
-        table: The archive's table.
-        fields: The first is the id.
-        unique: Whether an id belongs to one message; such ids are contiguous.
-    """
-
-    table: str
-    fields: tuple[FlatField, ...]
-    unique: bool
-
-
-_E = FlatField("E", "event_time", TIME, required=False)
-
-KINDS: dict[str, FlatKind] = {
-    "trade": FlatKind(
-        "trade",
-        (
-            FlatField("t", "trade_id", INTEGER),
-            _E,
-            FlatField("T", "trade_time", TIME),
-            FlatField("p", "price", DECIMAL, exponent="price_exponent"),
-            FlatField("q", "quantity", DECIMAL, exponent="quantity_exponent"),
-            FlatField("m", "buyer_is_maker", TRUTH),
-            FlatField("b", "buyer_order_id", INTEGER, required=False),
-            FlatField("a", "seller_order_id", INTEGER, required=False),
-        ),
-        unique=True,
-    ),
-    "aggTrade": FlatKind(
-        "agg_trade",
-        (
-            FlatField("a", "agg_trade_id", INTEGER),
-            _E,
-            FlatField("T", "trade_time", TIME),
-            FlatField("p", "price", DECIMAL, exponent="price_exponent"),
-            FlatField("q", "quantity", DECIMAL, exponent="quantity_exponent"),
-            FlatField("m", "buyer_is_maker", TRUTH),
-            FlatField("f", "first_trade_id", INTEGER),
-            FlatField("l", "last_trade_id", INTEGER),
-            FlatField("nq", "normal_quantity", DECIMAL, required=False, exponent="quantity_exponent"),
-        ),
-        unique=True,
-    ),
-    "bookTicker": FlatKind(
-        "book_ticker",
-        (
-            FlatField("u", "update_id", INTEGER),
-            _E,
-            FlatField("T", "transaction_time", TIME, required=False),
-            FlatField("b", "bid_price", DECIMAL, exponent="price_exponent"),
-            FlatField("B", "bid_quantity", DECIMAL, exponent="quantity_exponent"),
-            FlatField("a", "ask_price", DECIMAL, exponent="price_exponent"),
-            FlatField("A", "ask_quantity", DECIMAL, exponent="quantity_exponent"),
-        ),
-        unique=False,
-    ),
-}
-"""By the stream's name without symbol. `fields[1]` is always `E`: it is stamped per connection and says nothing of the message."""
-
-
-def flat_schema(kind: FlatKind) -> pa.Schema:
-    """Return the columns of a kind's table: id and times, who heard it, exponents, and the rest."""
-    types = {INTEGER: pa.int64(), TIME: COPY.field("event_time").type, DECIMAL: pa.int64(), TRUTH: pa.bool_()}
-    own = [pa.field(field.name, types[field.kind], nullable=not field.required) for field in kind.fields]
-    heard = [COPY.field(name) for name in ("receive_time", "collector", "connection", "template")]
-    exponents = sorted({field.exponent for field in kind.fields if field.exponent is not None})
-    return pa.schema([*own[:3], *heard, *(pa.field(name, pa.int8(), nullable=False) for name in exponents), *own[3:]])
+_QUOTED = (DECIMAL, SIGNED, WORD)
+_NO_TIME, _NO_TEXT = re.compile(rb"0(?=[,}])"), re.compile(rb"(?<=:\")\"")
+"""How a message says that it has no such value: the time 0, or an empty text."""
 
 
 # --- templates -----------------------------------------------------------------------------------------------------------------
@@ -198,7 +106,8 @@ def _template(parts: Sequence[str], decimals: Sequence[int], time_unit: str, kin
     keys = list(parts[1::2])
     known = {field.key: field.kind for field in kind.fields}
     exact = set(keys) <= known.keys() and all(
-        0 <= count <= DECIMALS_MAX and (count == 0 or known[key] == DECIMAL) for key, count in zip(keys, decimals, strict=True)
+        0 <= count <= DECIMALS_MAX and (count == 0 or known[key] in (DECIMAL, SIGNED))
+        for key, count in zip(keys, decimals, strict=True)
     )
     if len(parts) % 2 == 0 or len(set(keys)) != len(keys) or not exact or time_unit not in ("ms", "us"):
         raise ValueError(f"parts {parts}, decimals {decimals}, time unit {time_unit!r}")
@@ -224,31 +133,41 @@ def discover(frame: bytes, kind: FlatKind) -> FlatTemplate | None:
     parts: list[str] = []
     decimals: list[int] = []
     values: dict[str, bytes] = {}
-    done = 0
-    while match := pattern.search(frame, done):
+    done = at = 0
+    while match := pattern.search(frame, at):
         key = match[1].decode()
         field = known[key]
-        value = _TEXT[field.kind].match(frame, match.end())
-        if value is None or key in values or (match[0][-1:] == b'"') is not (field.kind == DECIMAL):
+        at = match.end()
+        if not field.required and (_NO_TIME if field.kind == TIME else _NO_TEXT).match(frame, at):
+            continue  # the message says that it has none: literal text
+        value = _TEXT[field.kind].match(frame, at)
+        if value is None or key in values or (match[0][-1:] == b'"') is not (field.kind in _QUOTED):
             return None
         parts += [frame[done : match.end()].decode(), key]
         decimals.append(len(value[0].partition(b".")[2]))
         values[key] = value[0]
-        done = value.end()
+        done = at = value.end()
     parts.append(frame[done:].decode())
     lengths = {len(values[field.key]) for field in kind.fields if field.kind == TIME and field.key in values}
     if len(lengths) > 1 or any(field.required and field.key not in values for field in kind.fields):
         return None
-    if not all(_says(decoded.get(key), value, known[key].kind) for key, value in values.items()):
+    scope = decoded
+    if kind.inner is not None:
+        inner = decoded.get(kind.inner)
+        scope = {**(inner if isinstance(inner, dict) else {}), "E": decoded.get("E")}
+    if not all(_says(scope.get(key), value, known[key]) for key, value in values.items()):
         return None
     return FlatTemplate(tuple(parts), tuple(decimals), "us" if lengths == {_US_DIGITS} else "ms")
 
 
-def _says(decoded: object, value: bytes, kind: int) -> bool:
+def _says(decoded: object, value: bytes, field: FlatField) -> bool:
     # Whether what was cut out of the text is what a JSON reader finds under the key, and not something within another value.
-    if kind == DECIMAL:
-        return decoded == value.decode() and len(value.replace(b".", b"")) <= DIGITS_MAX
-    return type(decoded) is (bool if kind == TRUTH else int) and json.dumps(decoded).encode() == value
+    if field.kind == WORD:
+        return decoded == value.decode() and decoded in field.words
+    if field.kind in (DECIMAL, SIGNED):
+        plain = value.replace(b".", b"").removeprefix(b"-")
+        return decoded == value.decode() and len(plain) <= DIGITS_MAX and (value[:1] != b"-" or plain.strip(b"0") != b"")
+    return type(decoded) is (bool if field.kind == TRUTH else int) and json.dumps(decoded).encode() == value
 
 
 class _Tables(NamedTuple):
@@ -256,6 +175,9 @@ class _Tables(NamedTuple):
     first: Int64s  # the parts of template t are rows [first[t], first[t+1]) of …
     parts: Int64s  # … start and stop of the literal, position of the field behind it (-1: none), its kind, its decimals
     time_digits: Int64s
+    words: (
+        Int64s  # what words there are: field, start and stop among the literals; those of a field stand together in their order
+    )
 
 
 def _tables(templates: Sequence[FlatTemplate], kind: FlatKind) -> _Tables:
@@ -272,12 +194,18 @@ def _tables(templates: Sequence[FlatTemplate], kind: FlatKind) -> _Tables:
             what = -1 if last else kind.fields[column].kind
             rows.append((start, len(literals), column, what, 0 if last else template.decimals[index // 2]))
         first.append(len(rows))
-    literals.extend(bytes(8))  # words are loaded whole
+    words = []
+    for index, field in enumerate(kind.fields):
+        for word in field.words:
+            words.append((index, len(literals), len(literals) + len(word)))
+            literals.extend(word.encode())
+    literals.extend(bytes(8))  # machine words are loaded whole
     return _Tables(
         np.frombuffer(bytes(literals), np.uint8),
         np.array(first, np.int64),
         np.array(rows, np.int64).reshape(-1, 5),
         np.array([_US_DIGITS if template.time_unit == "us" else _MS_DIGITS for template in templates], np.int64),
+        np.array(words, np.int64).reshape(-1, 3),
     )
 
 
@@ -292,7 +220,8 @@ class FlatText:
         receive_time_ns: Nanoseconds since 1970.
         offset: Where the line starts; `length` is without its newline.
         template: Code in the list of templates, -1 for a line that none prints.
-        values: int64[fields, lines]: ids, microseconds, mantissas of the template's decimals, 0 or 1; -1 where a message has none.
+        values: int64[fields, lines]: ids, microseconds, mantissas of the template's decimals, 0 or 1,
+            positions of words; `ABSENT` where a message has none.
     """
 
     receive_time_ns: Int64s
@@ -318,7 +247,7 @@ def scan(text: bytes, kind: FlatKind | None, templates: list[FlatTemplate]) -> F
     places = np.empty((2, count), np.int64)
     length = np.empty(count, np.int32)
     template = np.full(count, -1, np.int16)
-    values = np.full((0 if kind is None else len(kind.fields), count), -1, np.int64)
+    values = np.full((0 if kind is None else len(kind.fields), count), ABSENT, np.int64)
     row = position = 0
     skip = kind is None
     tables = _tables(templates, kind or KINDS["trade"])
@@ -351,6 +280,7 @@ def _scan(
     first: Int64s,
     parts: Int64s,
     time_digits: Int64s,
+    words: Int64s,
     places: Int64s,
     length: Int32s,
     template: Int16s,
@@ -371,7 +301,7 @@ def _scan(
             end = -1
             for attempt in range(time_digits.size):
                 tried = (code + attempt) % time_digits.size
-                end = _match(text, start, tried, literals, first, parts, time_digits[tried], values, row)
+                end = _match(text, start, tried, literals, first, parts, time_digits[tried], words, values, row)
                 if end >= 0:
                     code = tried
                     template[row] = tried
@@ -395,12 +325,13 @@ def _match(
     first: Int64s,
     parts: Int64s,
     time_digits: int,
+    words: Int64s,
     values: Int64s,
     row: int,
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1.
     for field in range(values.shape[0]):
-        values[field, row] = -1
+        values[field, row] = ABSENT
     for index in range(first[code], first[code + 1]):
         start, stop, field, kind, decimals = parts[index]
         if not same_bytes(text, position, literals, start, stop):
@@ -410,13 +341,29 @@ def _match(
             if position < text.size and text[position] == 10:
                 return position
             break
-        value, position = _value(text, position, kind, decimals, time_digits)
+        if kind == WORD:
+            value, position = _word(text, position, field, literals, words)
+        else:
+            value, position = _value(text, position, kind, decimals, time_digits)
         if position < 0:
             break
         values[field, row] = value
     for field in range(values.shape[0]):
-        values[field, row] = -1
+        values[field, row] = ABSENT
     return -1
+
+
+@inlined
+def _word(text: Bytes, position: int, field: int, literals: Bytes, words: Int64s) -> tuple[int, int]:
+    # Which of the field's words stands before the quote, and the quote's position, or -1.
+    number = 0
+    for row in range(words.shape[0]):
+        if words[row, 0] == field:
+            end = position + words[row, 2] - words[row, 1]
+            if same_bytes(text, position, literals, words[row, 1], words[row, 2]) and end < text.size and text[end] == 34:
+                return number, end
+            number += 1
+    return 0, -1
 
 
 @inlined
@@ -426,6 +373,10 @@ def _value(text: Bytes, position: int, kind: int, decimals: int, time_digits: in
         if same_bytes(text, position, _TRUTHS, 0, 4):
             return 1, position + 4
         return 0, position + 5 if same_bytes(text, position, _TRUTHS, 4, 9) else -1
+    sign = 1
+    if kind == SIGNED and position < text.size and text[position] == 45:
+        sign = -1
+        position += 1
     count, value = digits(text, position)
     if count == 0 or (count > 1 and text[position] == 48):
         return 0, -1
@@ -434,14 +385,17 @@ def _value(text: Bytes, position: int, kind: int, decimals: int, time_digits: in
         if count != time_digits:
             return 0, -1
         return value * 1000 if count == 13 else value, position
-    if kind == DECIMAL and decimals:
+    if kind in (DECIMAL, SIGNED) and decimals:
         if position >= text.size or text[position] != 46:
             return 0, -1
         more, fraction = digits(text, position + 1)
         if more != decimals or count + more > 18:
             return 0, -1
-        return value * POWERS_OF_TEN[decimals] + fraction, position + 1 + decimals
-    return value, position
+        value = value * POWERS_OF_TEN[decimals] + fraction
+        position += 1 + decimals
+    if sign < 0 and value == 0:
+        return 0, -1  # a negative zero would lose its sign
+    return sign * value, position
 
 
 # --- columns to text -----------------------------------------------------------------------------------------------------------
@@ -485,6 +439,7 @@ def _print(
     first: Int64s,
     parts: Int64s,
     time_digits: Int64s,
+    words: Int64s,
 ) -> int:
     position = 0
     for row in range(codes.size):
@@ -499,12 +454,27 @@ def _print(
                 break
             value = values[field, row]
             if value < 0:
-                return row
+                if kind != SIGNED or value == ABSENT:
+                    return row
+                out[position] = 45
+                position += 1
+                value = -value
             if kind == TIME and time_digits[code] == 13:
                 if value % 1000:
                     return row
                 value //= 1000
-            if kind == TRUTH:
+            if kind == WORD:
+                number = 0
+                end = -1
+                for place in range(words.shape[0]):
+                    if words[place, 0] == field:
+                        if number == value:
+                            end = put_bytes(out, position, literals, words[place, 1], words[place, 2])
+                        number += 1
+                if end < 0:
+                    return row
+                position = end
+            elif kind == TRUTH:
                 position = put_bytes(out, position, _TRUTHS, 0, 4) if value else put_bytes(out, position, _TRUTHS, 4, 9)
             elif decimals:
                 whole = value // POWERS_OF_TEN[decimals]

@@ -137,7 +137,9 @@ def _match(
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
     # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty.
+    values[_E] = -1
     values[_T] = -1
+    values[_FIRST] = -1
     values[_PREV] = -1
     used[:] = 0
     for row in range(parts.shape[0]):

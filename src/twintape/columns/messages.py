@@ -1,6 +1,6 @@
 """One day of a stream that is not spliced: every frame of all collectors in, typed rows, further copies and verbatim frames out.
 
-A message is what its fields say but for `E`, which is stamped per connection. Each distinct one is a row, taken from the copy heard first;
+A message is what its fields say but for `E`, which is stamped per connection (mark prices are as of `E`: there it counts). Each distinct one is a row, taken from the copy heard first;
 further copies are rows of `copy`. Streams without a type of their own, and frames no template prints, are kept byte for byte.
 A pure function of the multiset of lines: their order makes no difference, nor whether they come from segments or from an earlier generation.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import msgspec
@@ -17,28 +17,32 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.flat import (
-    KINDS,
-    TEMPLATES_MAX,
-    TIME,
-    TRUTH,
-    FlatKind,
-    FlatTemplate,
-    flat_schema,
-    scan,
-    templates_to_json,
-)
+from twintape.columns import schema
+from twintape.columns.flat import TEMPLATES_MAX, FlatTemplate, FlatText, scan, templates_to_json
+from twintape.columns.kinds import ABSENT, TIME, TRUTH, WORD, FlatField, FlatKind, flat_schema, kind_of
 from twintape.columns.lines import Chunk, ChunkTexts
-from twintape.columns.schema import COPY, ROW_GROUP_EVENTS, TEMPLATES_KEY, Table, TableWriter, dictionary_array, nullable_times
+from twintape.columns.parse import Levels, exponents, levels
+from twintape.columns.partial import HASHES, level_columns, scan_partial
+from twintape.columns.schema import (
+    COPY,
+    ROW_GROUP_EVENTS,
+    TEMPLATES_KEY,
+    Table,
+    TableWriter,
+    Template,
+    dictionary_array,
+    nullable_times,
+)
+from twintape.columns.templates import TemplateSet
 from twintape.columns.verbatim import CONFLICT, OTHER, Places, verbatim_table
 from twintape.core.errors import WireError
+from twintape.core.markets import Market
 from twintape.core.wire import unwrap
 
 __all__ = ["CHOSEN", "COPIED", "MessagesDay", "merge_messages_day"]
 
 Ints = NDArray[np.int64]
 _INT64_MAX = 2**63 - 1
-_EVENT_TIME = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +81,13 @@ CHOSEN, COPIED = -1, -2
 
 @dataclass(slots=True)
 class _Frames:
-    """All frames of a day, one element each; `values` as in `columns.flat`."""
+    """All frames of a day, one element each; `values` as in `columns.flat`, `decimals` as in `columns.partial`."""
 
     places: Places
     template: NDArray[np.int16]
     values: Ints
+    decimals: NDArray[np.int8]
+    templates: Sequence[FlatTemplate | Template]
 
 
 def merge_messages_day(stream: str, chunks: Sequence[Chunk]) -> MessagesDay:
@@ -94,10 +100,20 @@ def merge_messages_day(stream: str, chunks: Sequence[Chunk]) -> MessagesDay:
     Raises:
         CorruptionError: A chunk is damaged.
     """
-    kind = KINDS.get(stream)
-    frames, templates = _read(chunks, kind)
-    if len(templates) > TEMPLATES_MAX:
-        frames, templates = _read(chunks, None)[0], []
+    kind = kind_of(stream)
+    try:
+        return _merge(chunks, kind)
+    except WireError:
+        return _merge(chunks, None)
+
+
+def _merge(chunks: Sequence[Chunk], kind: FlatKind | None) -> MessagesDay:
+    """Merge the lines as messages of a kind.
+
+    Raises:
+        WireError: Together they have no table: too many shapes, or numbers that share no exponent.
+    """
+    frames = _read(chunks, kind)
     places = frames.places
     fate = np.full(len(places), OTHER, np.int8)
     group = np.full(len(places), -1, np.int64)
@@ -105,15 +121,15 @@ def merge_messages_day(stream: str, chunks: Sequence[Chunk]) -> MessagesDay:
     texts = ChunkTexts(chunks)
     ids = times = np.zeros(0, np.int64)
     gaps: list[tuple[int, int, int, int]] = []
-    if kind is not None and templates:
-        scales = _align(frames, templates, kind)
+    if kind is not None and frames.templates:
+        scales = _align(frames, kind)
         _decide(frames, kind, fate, group)
         rows = np.flatnonzero(fate == CHOSEN)
         rows = rows[np.argsort(group[rows])]
-        tables = [_typed_table(frames, kind, templates, scales, rows), _copy_table(frames, templates, fate, group)]
-        ids, times = frames.values[0, rows], frames.values[_EVENT_TIME, rows]
+        tables = [_typed_table(frames, kind, scales, rows, texts), _copy_table(frames, kind, fate, group)]
+        ids, times = frames.values[0, rows], np.maximum(frames.values[kind.stamp, rows], -1)
         if kind.unique:
-            around = np.where(times >= 0, times, frames.values[_EVENT_TIME + 1, rows])
+            around = np.where(times >= 0, times, frames.values[kind.stamp + 1, rows])
             gaps = _gaps(ids, around, _stray_ids(kind, places, fate, texts))
     kept = np.flatnonzero(fate >= 0)
     tables.append(verbatim_table(texts, places.take(kept), fate[kept]))
@@ -132,9 +148,22 @@ def merge_messages_day(stream: str, chunks: Sequence[Chunk]) -> MessagesDay:
     )
 
 
-def _read(chunks: Sequence[Chunk], kind: FlatKind | None) -> tuple[_Frames, list[FlatTemplate]]:
-    found: list[FlatTemplate] = []
-    parts = [scan(chunk.load(), kind, found) for chunk in chunks]
+def _scan(chunks: Sequence[Chunk], kind: FlatKind | None) -> tuple[list[FlatText], list[NDArray[np.int8]], list[Any]]:
+    """Return the lines of every chunk, the decimals that their levels need, and all templates in the order of their codes."""
+    if kind is None or not kind.levels:
+        flat: list[FlatTemplate] = []
+        parts = [scan(chunk.load(), kind, flat) for chunk in chunks]
+        return parts, [np.zeros((2, len(part)), np.int8) for part in parts], flat
+    found = TemplateSet()
+    both = [scan_partial(chunk.load(), found) for chunk in chunks]
+    return [part for part, _ in both], [decimals for _, decimals in both], list(found)
+
+
+def _read(chunks: Sequence[Chunk], kind: FlatKind | None) -> _Frames:
+    parts, decimals, found = _scan(chunks, kind)
+    # A set of templates holds no more than the limit: a full one may have refused some.
+    if len(found) > TEMPLATES_MAX - (kind is not None and kind.levels):
+        raise WireError(f"frames of over {TEMPLATES_MAX} shapes")
     collectors = sorted({chunk.collector for chunk in chunks})
     connections = sorted({chunk.connection for chunk in chunks})
     counts = [len(part) for part in parts]
@@ -145,7 +174,7 @@ def _read(chunks: Sequence[Chunk], kind: FlatKind | None) -> tuple[_Frames, list
     def spread(values: list[int]) -> Ints:
         return np.repeat(np.array(values, np.int64), counts)
 
-    ordered = sorted(found)
+    ordered = sorted(found, key=astuple)
     renumber = np.array([ordered.index(template) for template in found] + [-1], np.int16)
     places = Places(
         collectors=collectors,
@@ -158,44 +187,49 @@ def _read(chunks: Sequence[Chunk], kind: FlatKind | None) -> tuple[_Frames, list
         length=join([part.length for part in parts], np.int32),
     )
     template = renumber[join([part.template for part in parts], np.int16).astype(np.int64)]
-    return _Frames(places, template, join([part.values for part in parts], np.int64, 1)), ordered
+    values = join([part.values for part in parts], np.int64, 1)
+    return _Frames(places, template, values, join(decimals, np.int8, 1), ordered)
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------------------
 
 
-def _align(frames: _Frames, templates: Sequence[FlatTemplate], kind: FlatKind) -> dict[str, int]:
+def _align(frames: _Frames, kind: FlatKind) -> dict[str, int]:
     """Bring all mantissas of one exponent to the coarsest that holds them exactly; return the exponents.
 
     A frame with a number beyond 64 bits loses its template: it is kept verbatim.
     """
-    exponents = {}
-    for name in sorted({field.exponent for field in kind.fields if field.exponent is not None}):
+    if kind.levels:
+        return dict(zip(kind.exponents, exponents(*frames.decimals), strict=True))
+    found = {}
+    for name in kind.exponents:
         columns = [index for index, field in enumerate(kind.fields) if field.exponent == name]
-        decimals = _decimals(templates, kind, columns)
+        decimals = _decimals(frames.templates, kind, columns)
         typed = np.flatnonzero(frames.template >= 0)
         finest = int(decimals[:, frames.template[typed]].max(initial=0))
         for index, column in enumerate(columns):
             factor = 10 ** (finest - decimals[index])[frames.template[typed]]
             values = frames.values[column, typed]
-            frames.template[typed[values > _INT64_MAX // factor]] = -1
-            frames.values[column, typed] = np.where(values >= 0, values * factor, -1)
+            known = values != ABSENT
+            frames.template[typed[known & (np.abs(values) > _INT64_MAX // factor)]] = -1
+            frames.values[column, typed] = np.where(known, values * factor, ABSENT)
         block = frames.values[columns][:, frames.template >= 0]
         coarser = 0
-        while coarser < finest and not (np.where(block < 0, 0, block) % 10 ** (coarser + 1)).any():
+        while coarser < finest and not (np.where(block == ABSENT, 0, block) % 10 ** (coarser + 1)).any():
             coarser += 1
         if coarser:
             for column in columns:
                 values = frames.values[column]
-                frames.values[column] = np.where(values >= 0, values // 10**coarser, -1)
-        exponents[name] = coarser - finest
-    return exponents
+                frames.values[column] = np.where(values != ABSENT, values // 10**coarser, ABSENT)
+        found[name] = coarser - finest
+    return found
 
 
-def _decimals(templates: Sequence[FlatTemplate], kind: FlatKind, columns: Sequence[int]) -> Ints:
+def _decimals(templates: Sequence[FlatTemplate | Template], kind: FlatKind, columns: Sequence[int]) -> Ints:
     """Return the decimals each template prints of each column."""
     found = np.zeros((len(columns), len(templates)), np.int64)
     for code, template in enumerate(templates):
+        assert isinstance(template, FlatTemplate)
         printed = dict(zip(template.parts[1::2], template.decimals, strict=True))
         for index, column in enumerate(columns):
             found[index, code] = printed.get(kind.fields[column].key, 0)
@@ -211,12 +245,12 @@ def _decide(frames: _Frames, kind: FlatKind, fate: NDArray[np.int8], group: Ints
     if len(rows) == 0:
         return
     places, values = frames.places, frames.values
-    content = [0, *range(_EVENT_TIME + 1, len(kind.fields))]
+    content = [*kind.content, *(HASHES if kind.levels else ())]
     heard = [
         places.receive_time_ns[rows],
         places.line[rows],
         places.connection[rows],
-        values[_EVENT_TIME, rows],
+        values[kind.stamp, rows],
         frames.template[rows],
     ]
     keys = [*(values[column, rows] for column in content), *heard]
@@ -271,37 +305,70 @@ def _gaps(ids: Ints, times: Ints, strays: Ints) -> list[tuple[int, int, int, int
 # --- tables --------------------------------------------------------------------------------------------------------------------
 
 
-def _renumbered(templates: Sequence[FlatTemplate], codes: NDArray[np.int16]) -> tuple[dict[bytes, bytes], NDArray[np.int16]]:
+def _renumbered(frames: _Frames, kind: FlatKind, rows: Ints) -> tuple[dict[bytes, bytes], NDArray[np.int16]]:
     """Return the metadata with the templates in use, and the codes by their positions there."""
+    codes = frames.template[rows]
     used = np.unique(codes).tolist()
-    renumber = np.full(len(templates), -1, np.int16)
+    renumber = np.full(len(frames.templates), -1, np.int16)
     renumber[used] = np.arange(len(used))
-    return {TEMPLATES_KEY: templates_to_json([templates[code] for code in used]).encode()}, renumber[codes]
+    templates: list[Any] = [frames.templates[code] for code in used]
+    text = schema.templates_to_json(templates) if kind.levels else templates_to_json(templates)
+    return {TEMPLATES_KEY: text.encode()}, renumber[codes]
 
 
-def _typed_table(
-    frames: _Frames, kind: FlatKind, templates: Sequence[FlatTemplate], exponents: dict[str, int], rows: Ints
-) -> Table:
-    metadata, codes = _renumbered(templates, frames.template[rows])
-    schema = flat_schema(kind)
+def _typed_table(frames: _Frames, kind: FlatKind, scales: dict[str, int], rows: Ints, texts: ChunkTexts) -> Table:
+    metadata, codes = _renumbered(frames, kind, rows)
+    columns_of = flat_schema(kind)
     places = frames.places
     sink = io.BytesIO()
-    with TableWriter(schema, sink, metadata=metadata) as writer:
+    with TableWriter(columns_of, sink, metadata=metadata) as writer:
         for begin in range(0, len(rows), ROW_GROUP_EVENTS):
             part = rows[begin : begin + ROW_GROUP_EVENTS]
             columns = _heard(places, part) | {"template": pa.array(codes[begin : begin + len(part)])}
-            columns |= {name: pa.array(np.full(len(part), exponent, np.int8)) for name, exponent in exponents.items()}
-            columns |= {field.name: _column(frames.values[index, part], field.kind) for index, field in enumerate(kind.fields)}
-            writer.write(pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema))
+            columns |= {name: pa.array(np.full(len(part), exponent, np.int8)) for name, exponent in scales.items()}
+            columns |= {field.name: _column(frames.values[index, part], field) for index, field in enumerate(kind.fields)}
+            if kind.levels:
+                columns |= level_columns(_levels(frames, scales, part, texts))
+            writer.write(pa.RecordBatch.from_arrays([columns[name] for name in columns_of.names], schema=columns_of))
     return Table(kind.table, sink.getvalue(), len(rows))
 
 
-def _column(values: Ints, kind: int) -> pa.Array:
-    if kind == TIME:
+def _levels(frames: _Frames, scales: dict[str, int], rows: Ints, texts: ChunkTexts) -> Levels:
+    """Read the levels of some frames from their texts.
+
+    Raises:
+        WireError: One is no 64-bit mantissa at the day's exponents.
+    """
+    places = frames.places
+    templates = TemplateSet(template for template in frames.templates if isinstance(template, Template))
+    order = np.argsort(places.chunk[rows], kind="stable")
+    edges = np.flatnonzero(np.diff(places.chunk[rows[order]])) + 1
+    found = [
+        levels(
+            texts[int(places.chunk[part[0]])],
+            places.offset[part],
+            places.length[part],
+            frames.template[part],
+            templates,
+            market=Market.USDM,
+            price_exponent=scales["price_exponent"],
+            quantity_exponent=scales["quantity_exponent"],
+        )
+        for part in np.split(rows[order], edges)
+    ]
+    back = np.empty(len(order), np.int64)
+    back[order] = np.arange(len(order))
+    return Levels.joined(found).take(back)
+
+
+def _column(values: Ints, field: FlatField) -> pa.Array:
+    if field.kind == TIME:
         return nullable_times(values)
-    if kind == TRUTH:
+    if field.kind == TRUTH:
         return pa.array(values == 1)
-    return pa.array(values, pa.int64(), mask=values < 0)
+    if field.kind == WORD:
+        return dictionary_array(values.astype(np.int32), field.words)
+    return pa.array(values, pa.int64(), mask=values == ABSENT)
 
 
 def _heard(places: Places, rows: Ints) -> dict[str, pa.Array]:
@@ -312,11 +379,11 @@ def _heard(places: Places, rows: Ints) -> dict[str, pa.Array]:
     }
 
 
-def _copy_table(frames: _Frames, templates: Sequence[FlatTemplate], fate: NDArray[np.int8], group: Ints) -> Table:
+def _copy_table(frames: _Frames, kind: FlatKind, fate: NDArray[np.int8], group: Ints) -> Table:
     places = frames.places
     rows = np.flatnonzero(fate == COPIED)
     keys = (
-        frames.values[_EVENT_TIME, rows],
+        frames.values[kind.stamp, rows],
         frames.template[rows],
         places.receive_time_ns[rows],
         places.connection[rows],
@@ -324,14 +391,14 @@ def _copy_table(frames: _Frames, templates: Sequence[FlatTemplate], fate: NDArra
         group[rows],
     )
     rows = rows[np.lexsort(keys)]
-    metadata, codes = _renumbered(templates, frames.template[rows])
+    metadata, codes = _renumbered(frames, kind, rows)
     sink = io.BytesIO()
     with TableWriter(COPY, sink, metadata=metadata) as writer:
         for begin in range(0, len(rows), ROW_GROUP_EVENTS):
             part = rows[begin : begin + ROW_GROUP_EVENTS]
             columns = _heard(places, part) | {
                 "row": pa.array(group[part]),
-                "event_time": nullable_times(frames.values[_EVENT_TIME, part]),
+                "event_time": nullable_times(frames.values[kind.stamp, part]),
                 "template": pa.array(codes[begin : begin + len(part)]),
             }
             writer.write(pa.RecordBatch.from_arrays([columns[name] for name in COPY.names], schema=COPY))

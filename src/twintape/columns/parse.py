@@ -8,6 +8,7 @@ Input is text as segments hold it: lines `<receive_time_ns> <frame>\n` of one de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -100,6 +101,41 @@ class Levels:
 
     def __len__(self) -> int:
         return len(self.bid_offsets) - 1
+
+    @classmethod
+    def joined(cls, parts: Sequence[Levels]) -> Levels:
+        """Return the levels of one list of events after another."""
+
+        def offsets(of: list[Int64s]) -> Int64s:
+            return np.cumsum(np.concatenate([np.zeros(1, np.int64), *(np.diff(one) for one in of)]))
+
+        def values(of: list[Int64s]) -> Int64s:
+            return np.concatenate([np.zeros(0, np.int64), *of])
+
+        return cls(
+            offsets([part.bid_offsets for part in parts]),
+            values([part.bid_price for part in parts]),
+            values([part.bid_quantity for part in parts]),
+            offsets([part.ask_offsets for part in parts]),
+            values([part.ask_price for part in parts]),
+            values([part.ask_quantity for part in parts]),
+        )
+
+    def take(self, rows: Int64s) -> Levels:
+        """Return the levels of some events, in this order and as often as they are named."""
+        bid_offsets, bids = _gather(self.bid_offsets, rows)
+        ask_offsets, asks = _gather(self.ask_offsets, rows)
+        return Levels(
+            bid_offsets, self.bid_price[bids], self.bid_quantity[bids], ask_offsets, self.ask_price[asks], self.ask_quantity[asks]
+        )
+
+
+def _gather(offsets: Int64s, rows: Int64s) -> tuple[Int64s, Int64s]:
+    # New offsets, and where the elements of the rows are.
+    counts = offsets[rows + 1] - offsets[rows]
+    fresh = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum(counts, out=fresh[1:])
+    return fresh, np.repeat(offsets[rows] - fresh[:-1], counts) + np.arange(fresh[-1])
 
 
 def frame_of(text: bytes, offset: int, length: int) -> bytes:

@@ -30,6 +30,7 @@ __all__ = [
     "EPOCH_START",
     "FIELDS",
     "GAP_BEFORE",
+    "LEVEL_FIELDS",
     "LINE_SWITCH",
     "OVERLAP",
     "ROW_GROUP_EVENTS",
@@ -67,7 +68,7 @@ _EVENT_TIME = pa.timestamp("us", tz="UTC")
 _RECEIVE_TIME = pa.timestamp("ns", tz="UTC")
 _LEVELS = pa.list_(pa.field("element", pa.int64(), nullable=False))
 _LEVEL_COLUMNS = ("bid_price", "bid_quantity", "ask_price", "ask_quantity")
-_LEVEL_FIELDS = [pa.field(name, _LEVELS, nullable=False) for name in _LEVEL_COLUMNS]
+LEVEL_FIELDS = [pa.field(name, _LEVELS, nullable=False) for name in _LEVEL_COLUMNS]
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -88,7 +89,7 @@ DEPTH: pa.Schema = pa.schema(
         _required("flags", pa.uint8()),
         _required("price_exponent", pa.int8()),
         _required("quantity_exponent", pa.int8()),
-        *_LEVEL_FIELDS,
+        *LEVEL_FIELDS,
         pa.field("frame", pa.binary()),
     ]
 )
@@ -126,7 +127,7 @@ SNAPSHOT: pa.Schema = pa.schema(
         pa.field("verdict", _WORDS),
         _required("price_exponent", pa.int8()),
         _required("quantity_exponent", pa.int8()),
-        *_LEVEL_FIELDS,
+        *LEVEL_FIELDS,
     ]
 )
 VERBATIM: pa.Schema = pa.schema(

@@ -7,9 +7,10 @@ a frame without any level has decimals 0 and 0, whatever its neighbours have.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, overload
 
+import msgspec
 import numpy as np
 
 from twintape.columns.kernel import DIGITS_MAX, Bytes, Int64s
@@ -18,13 +19,15 @@ from twintape.core import wire
 from twintape.core.errors import WireError
 from twintape.core.markets import Market
 
-__all__ = ["TEMPLATES_MAX", "Tables", "TemplateSet", "discover"]
+__all__ = ["TEMPLATES_MAX", "Tables", "TemplateSet", "discover", "discover_partial"]
 
 TEMPLATES_MAX = 256
 """Shapes of frames per stream; any further shape goes the slow way."""
 
 _KEY = re.compile(rb'"(E|T|U|u|pu|b|a)":')
 _NEEDED = frozenset(("E", "U", "u", "b", "a"))
+_PARTIAL_KEY = re.compile(rb'"(lastUpdateId|bids|asks)":')
+_PARTIAL_NAMES = {"lastUpdateId": "u", "bids": "b", "asks": "a"}
 _INTEGER = re.compile(rb"0|[1-9]\d{0,17}")
 _NUMBER = rb"(?:0|[1-9]\d*)(?:\.\d+)?"
 _LEVEL = rb'\["' + _NUMBER + rb'","' + _NUMBER + rb'"(?:,\[\])?\]'
@@ -135,29 +138,71 @@ def discover(frame: bytes, market: Market) -> Template | None:
         return None
     if b"\\" in frame:
         return None
-    cut = _cut(frame)
-    if cut is None:
+    cut = _cut(frame, _KEY, {})
+    if cut is None or not cut[1].keys() >= _NEEDED:  # a field that was not cut would be literal text: printed, and never read
         return None
-    parts, text = cut
+    text = cut[1]
+    time_unit = "us" if event.event_time_us % 1000 or len(text["E"]) == TIME_DIGITS["us"] else "ms"
+    template = _template(cut[0], text, time_unit)
+    divisor = 1000 if time_unit == "ms" else 1
+    values = {
+        "E": event.event_time_us // divisor,
+        "T": None if event.transaction_time_us is None else event.transaction_time_us // divisor,
+        "U": event.first_update_id,
+        "u": event.final_update_id,
+        "pu": None if market is Market.SPOT else event.prev_update_id,
+    }
+    return template if _prints(template, values, event.bids, event.asks, frame) else None
+
+
+class _Partial(msgspec.Struct):
+    last: int = msgspec.field(name="lastUpdateId")
+    bids: list[tuple[str, str]]
+    asks: list[tuple[str, str]]
+
+
+_decode_partial = msgspec.json.Decoder(_Partial).decode
+
+
+def discover_partial(frame: bytes) -> Template | None:
+    """Return the template that prints a frame of a partial depth stream, or None: futures' are depth frames, spot's name one id.
+
+    >>> discover_partial(b'{"lastUpdateId":160,"bids":[["0.0024","10"]],"asks":[]}').parts[1::2]
+    ('u', 'b', 'a')
+    """
+    found = discover(frame, Market.USDM)
+    if found is not None:
+        return found
+    try:
+        partial = _decode_partial(wire.unwrap(frame))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, WireError):
+        return None
+    cut = None if b"\\" in frame else _cut(frame, _PARTIAL_KEY, _PARTIAL_NAMES)
+    if cut is None or len(cut[1]) < len(_PARTIAL_NAMES):
+        return None
+    template = _template(cut[0], cut[1], "ms")
+    return template if _prints(template, {"u": partial.last}, partial.bids, partial.asks, frame) else None
+
+
+def _template(parts: tuple[str, ...], text: dict[str, bytes], time_unit: str) -> Template:
     level = _FIRST_LEVEL.match(text["b"], 1) or _FIRST_LEVEL.match(text["a"], 1)
-    template = Template(
+    return Template(
         parts=parts,
         price_decimals=len(level[1]) if level else 0,
         quantity_decimals=len(level[2]) if level else 0,
         level_suffix=",[]" if level and level[3] else "",
-        time_unit="us" if event.event_time_us % 1000 or len(text["E"]) == TIME_DIGITS["us"] else "ms",
+        time_unit=time_unit,
     )
-    return template if _prints(template, event, frame, market) else None
 
 
-def _cut(frame: bytes) -> tuple[tuple[str, ...], dict[str, bytes]] | None:
+def _cut(frame: bytes, keys: re.Pattern[bytes], names: Mapping[str, str]) -> tuple[tuple[str, ...], dict[str, bytes]] | None:
     # Cuts the frame at its fields: the parts of a template and the text of each field.
     try:
         parts: list[str] = []
         fields: dict[str, bytes] = {}
         done = 0
-        while key := _KEY.search(frame, done):
-            name = key[1].decode()
+        while key := keys.search(frame, done):
+            name = names.get(key[1].decode(), key[1].decode())
             value = (_ARRAY if name in "ba" else _INTEGER).match(frame, key.end())
             if value is None or name in fields:
                 return None
@@ -167,22 +212,19 @@ def _cut(frame: bytes) -> tuple[tuple[str, ...], dict[str, bytes]] | None:
         parts.append(frame[done:].decode())
     except UnicodeDecodeError:  # inside a value that decoding skipped
         return None
-    # A field that was not cut (white space before its colon) would be literal text: its values would be printed and never read.
-    return (tuple(parts), fields) if fields.keys() >= _NEEDED else None
+    return tuple(parts), fields
 
 
-def _prints(template: Template, event: wire.DepthEvent, frame: bytes, market: Market) -> bool:
-    # Whether the event's values, printed as the template says, are the frame: what the kernel will find, said slowly.
-    divisor = 1000 if template.time_unit == "ms" else 1
-    values = {
-        "E": event.event_time_us // divisor,
-        "T": None if event.transaction_time_us is None else event.transaction_time_us // divisor,
-        "U": event.first_update_id,
-        "u": event.final_update_id,
-        "pu": None if market is Market.SPOT else event.prev_update_id,
-    }
+def _prints(
+    template: Template,
+    values: Mapping[str, int | None],
+    bids: Sequence[tuple[str, str]],
+    asks: Sequence[tuple[str, str]],
+    frame: bytes,
+) -> bool:
+    # Whether the values, printed as the template says, are the frame: what the kernel will find, said slowly.
     decimals = (template.price_decimals, template.quantity_decimals)
-    sides = {"b": _print_side(event.bids, decimals, template), "a": _print_side(event.asks, decimals, template)}
+    sides = {"b": _print_side(bids, decimals, template), "a": _print_side(asks, decimals, template)}
     printed = list(template.parts)
     for position in range(1, len(printed), 2):
         name = printed[position]

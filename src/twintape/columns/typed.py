@@ -1,4 +1,4 @@
-"""Typed tables (trades, best bid and ask) turned back into raw lines, a row group at a time."""
+"""Typed tables (trades, best bid and ask, partial depth, …) turned back into raw lines, a row group at a time."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.flat import FlatKind, FlatTemplate, print_lines, templates_from_json
+from twintape.columns.flat import FlatTemplate, print_lines, templates_from_json
+from twintape.columns.kernel import Bytes
+from twintape.columns.kinds import ABSENT, FlatKind
 from twintape.columns.lines import Chunk
-from twintape.columns.schema import ROW_GROUP_EVENTS, TEMPLATES_KEY, TableReader
+from twintape.columns.partial import partial_lines
+from twintape.columns.schema import ROW_GROUP_EVENTS, TEMPLATES_KEY, TableReader, Template
 from twintape.core.errors import CorruptionError
 
 __all__ = ["typed_chunks"]
 
 Ints = NDArray[np.int64]
-_EVENT_TIME = 1
 _INT64_MAX = 2**63 - 1
 
 
@@ -27,13 +29,17 @@ def typed_chunks(typed: TableReader, copies: TableReader | None, kind: FlatKind,
     Raises:
         CorruptionError: A file is damaged, or a copy has no row.
     """
-    templates = templates_from_json(typed.metadata(TEMPLATES_KEY) or b"[]", kind)
+    templates = _templates(typed, kind)
     copied = _Copies(copies, kind, typed.rows)
     chunks = []
     for group in range(typed.row_groups):
         cached = _Cached(typed, copied, kind, templates, group)
         chunks += [Chunk(*pair, -1, date, cached.loader(pair)) for pair in cached.pairs()]
     return chunks
+
+
+def _templates(reader: TableReader, kind: FlatKind) -> Sequence[FlatTemplate | Template]:
+    return reader.templates if kind.levels else templates_from_json(reader.metadata(TEMPLATES_KEY) or b"[]", kind)
 
 
 @dataclass(slots=True)
@@ -48,8 +54,15 @@ class _Heard:
     pairs: list[tuple[str, str]]
 
 
-def _ints(batch: pa.RecordBatch, name: str) -> Ints:
-    return np.asarray(batch.column(name).cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+def _ints(batch: pa.RecordBatch, name: str, words: Sequence[str] = ()) -> Ints:
+    column = batch.column(name)
+    if words:
+        said = column.dictionary.to_pylist()
+        if not set(said) <= set(words):
+            raise CorruptionError(f"{name} says {said}")
+        places = np.array([words.index(word) for word in said], np.int64)
+        return places[np.asarray(column.indices.to_numpy(zero_copy_only=False), np.int64)]
+    return np.asarray(column.cast(pa.int64()).fill_null(ABSENT).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _heard(batch: pa.RecordBatch, row: Ints) -> _Heard:
@@ -70,12 +83,12 @@ class _Copies:
 
     def __init__(self, reader: TableReader | None, kind: FlatKind, rows: int) -> None:
         self._reader = reader
-        self.templates: list[FlatTemplate] = []
+        self.templates: Sequence[FlatTemplate | Template] = []
         self._first: list[int] = []
         self._last: list[int] = []
         if reader is None:
             return
-        self.templates = templates_from_json(reader.metadata(TEMPLATES_KEY) or b"[]", kind)
+        self.templates = _templates(reader, kind)
         for group in range(reader.row_groups):
             row = _ints(reader.read(group), "row")
             if (np.diff(row) < 0).any() or row[0] < (self._last[-1] if self._last else 0) or row[-1] >= rows:
@@ -100,7 +113,7 @@ class _Cached:
     """The raw lines of one row group with its copies, grouped by connection and rendered once."""
 
     def __init__(
-        self, typed: TableReader, copies: _Copies, kind: FlatKind, templates: Sequence[FlatTemplate], group: int
+        self, typed: TableReader, copies: _Copies, kind: FlatKind, templates: Sequence[FlatTemplate | Template], group: int
     ) -> None:
         self._typed = typed
         self._copies = copies
@@ -140,13 +153,29 @@ class _Cached:
         order = np.argsort(pair, kind="stable")
         row = np.concatenate([part.row for part in heard])[order]
         code = np.concatenate(codes)[order].astype(np.int16)
-        values = np.stack([_ints(batch, field.name) for field in self._kind.fields])[:, row]
-        values[_EVENT_TIME] = np.concatenate([part.event_time_us for part in heard])[order]
-        self._scale(values, code, templates, batch)
+        stamps = np.concatenate([part.event_time_us for part in heard])[order]
         times = np.concatenate([part.receive_time_ns for part in heard])[order]
-        text, starts = print_lines(self._kind, templates, code, times, values)
+        text, starts = self._print(batch, row, stamps, times, templates, code)
         edges = np.searchsorted(pair[order], np.arange(len(names) + 1))
         return {name: text[starts[edges[index]] : starts[edges[index + 1]]].tobytes() for index, name in enumerate(names)}
+
+    def _print(
+        self,
+        batch: pa.RecordBatch,
+        row: Ints,
+        stamps: Ints,
+        times: Ints,
+        templates: Sequence[FlatTemplate | Template],
+        code: NDArray[np.int16],
+    ) -> tuple[Bytes, Ints]:
+        if self._kind.levels:
+            shapes = [template for template in templates if isinstance(template, Template)]
+            return partial_lines(batch, row, {"event_time": stamps, "receive_time": times}, shapes, code)
+        flat = [template for template in templates if isinstance(template, FlatTemplate)]
+        values = np.stack([_ints(batch, field.name, field.words) for field in self._kind.fields])[:, row]
+        values[self._kind.stamp] = stamps
+        self._scale(values, code, flat, batch)
+        return print_lines(self._kind, flat, code, times, values)
 
     def _scale(self, values: Ints, code: NDArray[np.int16], templates: Sequence[FlatTemplate], batch: pa.RecordBatch) -> None:
         """Bring mantissas from the file's exponents to the decimals each row's template prints."""
@@ -164,8 +193,8 @@ class _Cached:
                 dict(zip(template.parts[1::2], template.decimals, strict=True)).get(field.key, 0) for template in templates
             ]
             shift = (np.array(printed, np.int64) + int(bounds[0]))[code]
-            known = values[index] >= 0
+            known = values[index] != ABSENT
             up, down = 10 ** np.maximum(shift, 0), 10 ** np.maximum(-shift, 0)
-            if (known & ((values[index] > _INT64_MAX // up) | (values[index] % down != 0))).any():
+            if (known & ((np.abs(values[index]) > _INT64_MAX // up) | (values[index] % down != 0))).any():
                 raise CorruptionError(f"a {field.name} cannot be printed by its template")
-            values[index] = np.where(known, values[index] * up // down, -1)
+            values[index] = np.where(known, values[index] * up // down, ABSENT)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
-from twintape.columns.flat import KINDS, flat_schema
+from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk, ChunkTexts, read_lines
 from twintape.columns.schema import ARRIVAL, COPY, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
 from twintape.core.errors import CorruptionError, WireError

@@ -38,7 +38,19 @@ __all__ = [
     "table_prefix",
 ]
 
-TABLES = ("depth", "snapshot", "arrival", "verbatim", "trade", "agg_trade", "book_ticker", "copy")
+TABLES = (
+    "depth",
+    "snapshot",
+    "arrival",
+    "verbatim",
+    "trade",
+    "agg_trade",
+    "book_ticker",
+    "mark_price",
+    "force_order",
+    "partial_depth",
+    "copy",
+)
 """The archive's tables: the first part of an output's key."""
 
 STREAM_SAFE = "@!"

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from twintape.columns.book import Book
 from twintape.columns.books import BookRow, rescaled
+from twintape.columns.kinds import FlatKind, flat_schema, kind_of
 from twintape.columns.lines import midnight_us
 from twintape.columns.parse import Levels
 from twintape.columns.schema import BOOK_UNKNOWN, DEPTH, EPOCH_START, GAP_BEFORE, DepthColumns, TableReader
@@ -199,7 +200,7 @@ class Archive:
         for (_, _, date), head in heads.items():
             if midnight_us(date) - MIDNIGHT_SLACK_US >= last or midnight_us(neighbour(date, 1)) + MIDNIGHT_SLACK_US <= first:
                 continue
-            for batch in self._table(head.proof, "depth"):
+            for batch in self._table(head.proof, "depth", DEPTH):
                 times = np.asarray(batch.column("event_time").cast(pa.int64()))
                 flags = np.asarray(batch.column("flags"))
                 keep = (times >= first) & (times < last)
@@ -209,6 +210,50 @@ class Archive:
                     yield batch
                 elif keep.any():
                     yield batch.filter(pa.array(keep))
+
+    def messages(
+        self, market: Market | str, symbol: str, stream: str, start: datetime | str, end: datetime | str
+    ) -> pa.RecordBatchReader:
+        """Stream the rows of a typed table: trades, best bid and ask, mark prices, liquidations, partial depth.
+
+        Args:
+            market: The market.
+            symbol: The symbol.
+            stream: `trade`, `aggTrade`, `bookTicker`, `markPrice@1s`, `forceOrder`, `depth20@100ms`, …
+            start: First event time, inclusive, as for `depth`; where messages have none, the time of receipt.
+            end: Last, exclusive.
+
+        Returns:
+            A reader of batches with the table's columns (docs/format.md, section 8), in the table's order.
+
+        Raises:
+            ConfigError: The stream has no typed table.
+            NotFoundError: Nothing of it is published.
+            CorruptionError: A file is not what its proof says.
+        """
+        which, symbol = _market(market), normal_symbol(symbol)
+        kind = kind_of(stream)
+        if kind is None:
+            raise ConfigError(
+                f"{stream} has no typed table", hint="depth streams are read with depth(); others are kept verbatim"
+            )
+        heads = self._run(list_heads(self._store, which, symbol=symbol, stream=stream))
+        if not heads:
+            raise NotFoundError(f"nothing of {which} {symbol} {stream} is published")
+        proofs = {date: head.proof for (_, _, date), head in heads.items()}
+        return pa.RecordBatchReader.from_batches(flat_schema(kind), self._rows(proofs, kind, _time_us(start), _time_us(end)))
+
+    def _rows(self, proofs: dict[str, Proof], kind: FlatKind, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        for date, proof in proofs.items():
+            if midnight_us(date) - MIDNIGHT_SLACK_US >= last or midnight_us(neighbour(date, 1)) + MIDNIGHT_SLACK_US <= first:
+                continue
+            for batch in self._table(proof, kind.table, flat_schema(kind)):
+                stamps = batch.column("event_time").cast(pa.int64())
+                received = np.asarray(batch.column("receive_time").cast(pa.int64())) // 1000
+                times = np.where(np.asarray(stamps.is_valid()), np.asarray(stamps.fill_null(0)), received)
+                keep = (times >= first) & (times < last)
+                if keep.any():
+                    yield batch if keep.all() else batch.filter(pa.array(keep))
 
     def _check_continuous(self, market: Market, symbol: str, stream: str, first: int, last: int) -> None:
         """Raise unless everything that happened in a range of event times, `last` exclusive, is known to be published."""
@@ -234,10 +279,10 @@ class Archive:
                     raise ContinuityError(f"{where} has a gap behind id {gap.after_update_id}: see its proof")
             before = end or before
 
-    def _table(self, proof: Proof, table: str) -> Iterator[pa.RecordBatch]:
+    def _table(self, proof: Proof, table: str, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         for output in proof.outputs:
             if output.table == table:
-                yield from TableReader(self._output(output.key, output.sha256), DEPTH)
+                yield from TableReader(self._output(output.key, output.sha256), schema)
 
     def _output(self, key: str, sha256: str) -> bytes:
         data = self._run(self._store.get(key))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from twintape.columns.expand import Outputs, digest_lines, expand
-from twintape.columns.flat import KINDS, flat_schema
+from twintape.columns.kinds import flat_schema, kind_of
 from twintape.columns.verify import check_chain
 from twintape.core.errors import CorruptionError
 from twintape.core.manifest import Proof, digest
@@ -37,7 +37,7 @@ def check_messages(outputs: Outputs, proof: Proof) -> None:
     Raises:
         CorruptionError: Ids are missing that the proof does not name, or there are some that it says are missing.
     """
-    kind = KINDS.get(proof.stream)
+    kind = kind_of(proof.stream)
     reader = None if kind is None else outputs.reader(kind.table, flat_schema(kind))
     if kind is None or reader is None or not kind.unique:
         return
