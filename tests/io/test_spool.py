@@ -731,6 +731,19 @@ def test_a_failed_file_stays_as_long_as_its_lines_are_in_no_other():
     assert World(after).lines() == [line(1), line(2)]
 
 
+def test_what_could_not_be_sealed_survives_a_power_loss_once_it_was_synced():
+    disk = MemoryDisk()
+    spool = started(disk)
+    disk.fault = lambda name, path: ("before", OSError(5, "Input/output error")) if name == "write_atomically" else None
+    spool.write(1, [line(1), line(2)])
+    spool.cut(1, reason="clock step", now_ns=at(3))
+    spool.sync(at(4))
+    assert spool.held_bytes == 0
+    after = disk.after_power_loss(lambda path, size: 0)
+    make(after, 1).recover()
+    assert World(after).lines() == [line(1), line(2)]
+
+
 def test_a_file_that_cannot_be_read_waits_for_the_next_start():
     disk = MemoryDisk()
     spool = started(disk)

@@ -415,15 +415,18 @@ class Spool:
         if active is None or active.size == active.synced_size:
             return True
         try:
-            self._vouch(active, now_ns)
-            active.file.sync()
+            self._make_durable(active, now_ns)
         except OSError as error:
             self._fail(state, error)
             return False
+        return True
+
+    def _make_durable(self, active: _Active, now_ns: int) -> None:
+        self._vouch(active, now_ns)
+        active.file.sync()
         active.synced_size = active.size
         active.unsynced.clear()
         self._acknowledge("synced", active.path, active.size)
-        return True
 
     def _end(self, state: _Connection, now_ns: int, reason: str | None) -> bool:
         """Retire the active segment, if it can be; a `reason` is what its last line says."""
@@ -433,7 +436,8 @@ class Spool:
             if reason is not None:
                 active.last_ns = max(now_ns, active.last_ns + 1)
                 self._put(active, format_line(active.last_ns, wire.close_line(reason=reason, code=None, final=False)))
-            self._vouch(active, active.last_ns)
+            # Sealing may fail for as long as the disk does, and nothing syncs this file any more.
+            self._make_durable(active, active.last_ns)
             active.file.close()
         except OSError as error:
             self._fail(state, error)
