@@ -57,7 +57,7 @@ def tell(name, world):
     lost = [world.lost(stream) for stream in world.streams]
     holes, unexplained = (sum(pair[index] for pair in lost) for index in (0, 1))
     print(
-        f"{name}: {len(world.dials)} connections, {len(world.retired)} replaced in time, {world.shard.reconnects} ended by themselves, "
+        f"{name}: {len(world.dials)} connections, {len(world.retired)} replaced in time, {world.shard.tally.reconnects.total()} ended by themselves, "
         f"{holes} holes, {unexplained} of them not explained by a time without any connection, {len(world.named('gap'))} gaps seen, "
         f"{len(world.snapshots)} snapshots, {world.most_dials()} attempts in 5 minutes at most",
         flush=True,

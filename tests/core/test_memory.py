@@ -1,5 +1,8 @@
+import pytest
+
 from twintape.core.budget import SECOND_NS
-from twintape.core.memory import HOLES_MAX, HeardStream, Hole, StreamMemory
+from twintape.core.markets import Market
+from twintape.core.memory import HOLES_MAX, WITNESS_NS, HeardStream, Hole, StreamMemory, is_witness
 
 S = SECOND_NS
 NAME = "btcusdt@depth@100ms"
@@ -112,3 +115,76 @@ def test_a_time_in_which_nobody_listened_is_no_deafness():
     assert not stream.deaf(21 * S)
     stream.restart(30 * S)
     assert not stream.deaf(40 * S)
+
+
+# --- other streams of the symbol as witnesses
+
+
+def test_only_streams_that_speak_when_the_book_moves_are_witnesses():
+    spot = {
+        name
+        for name in ("trade", "aggTrade", "bookTicker", "kline_1m", "ticker", "depth5@100ms")
+        if is_witness(Market.SPOT, f"x@{name}")
+    }
+    assert spot == {"trade", "aggTrade", "bookTicker"}
+    assert [is_witness(market, "x@aggTrade") for market in (Market.USDM, Market.COINM)] == [False, False]
+
+
+class Witnessed:
+    """A depth stream and a witness of its book, looked at twice a second."""
+
+    def __init__(self):
+        self.now = 100 * S
+        self.depth = HeardStream(StreamMemory(NAME), self.now)
+        self.ticker = HeardStream(StreamMemory("btcusdt@bookTicker"), self.now)
+        self.depth.witnesses = (self.ticker,)
+
+    def hear(self, stream):
+        stream.count += 1
+        stream.last_ns = self.now
+
+    def look(self, seconds, *, ticker_every_s=0.5, depth_every_s=None):
+        """Return when the depth stream was first deaf, in seconds from now, or None."""
+        began = self.now
+        for step in range(1, int(2 * seconds) + 1):
+            self.now += S // 2
+            if depth_every_s and step % (2 * depth_every_s) == 0:
+                self.hear(self.depth)
+            if ticker_every_s and step % (2 * ticker_every_s) == 0:
+                self.hear(self.ticker)
+            if self.depth.deaf(self.now):
+                return (self.now - began) / S
+        return None
+
+
+def test_a_depth_stream_that_is_silent_while_its_book_moves_is_deaf_and_not_after_it_has_spoken():
+    case = Witnessed()
+    noticed = case.look(20)
+    assert WITNESS_NS / S <= noticed <= WITNESS_NS / S + 1
+    assert case.depth.deaf(case.now + 100 * S)  # also when the witness falls silent as well
+    case.hear(case.depth)
+    assert not case.depth.deaf(case.now)
+
+
+def test_a_book_that_moves_now_and_then_is_enough():
+    assert 60 < Witnessed().look(200, ticker_every_s=20) <= 85
+
+
+def test_depth_that_goes_on_is_never_contradicted_however_much_more_the_others_say():
+    assert Witnessed().look(600, depth_every_s=4) is None
+
+
+def test_a_few_frames_without_depth_are_no_proof_and_silence_of_all_is_none_either():
+    case = Witnessed()
+    assert case.look(2.4) is None
+    assert case.look(600, ticker_every_s=0) is None
+    silent = Witnessed()
+    assert silent.look(600, ticker_every_s=0) is None
+
+
+@pytest.mark.parametrize("forgive", [lambda case: case.depth.restart(case.now), lambda case: case.depth.excuse(3 * S, case.now)])
+def test_what_was_seen_before_a_time_in_which_nobody_listened_counts_for_nothing(forgive):
+    case = Witnessed()
+    assert case.look(4.5) is None
+    forgive(case)
+    assert case.look(4.5) is None

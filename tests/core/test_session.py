@@ -1,7 +1,6 @@
 import base64
 import itertools
 import json
-from collections import Counter
 
 import pytest
 
@@ -23,6 +22,7 @@ from twintape.core.memory import StreamMemory
 from twintape.core.session import TRANSITIONS, Event, Session, State
 from twintape.core.silence import Pace
 from twintape.core.subscription import connection_url
+from twintape.core.tally import Tally
 
 S = SECOND_NS
 WALL = 1_760_000_000 * S
@@ -39,6 +39,7 @@ class Rig:
 
     def __init__(self, names=(NAME,), market=Market.SPOT, memories=None, opened=True, number=1):
         self.now = 100 * S
+        self.lists = []
         self.wall_offset = WALL - self.now
         self.memories = memories or [StreamMemory(name) for name in names]
         self.session = Session(market=market, number=number, memories=self.memories, now_ns=self.now, wall_ns=WALL, base="ws://x")
@@ -58,8 +59,14 @@ class Rig:
         actions = []
         for _ in range(round(seconds / step)):
             self.now += int(step * S)
-            actions += self.session.tick(self.now, self.wall)
+            actions += self.tick()
         return actions
+
+    def tick(self):
+        """Tick, and leave out what every connection asks the server from time to time."""
+        actions = self.session.tick(self.now, self.wall)
+        self.lists += [action for action in actions if isinstance(action, Send) and b"LIST_SUBSCRIPTIONS" in action.text]
+        return [action for action in actions if action not in self.lists]
 
     def frame(self, payload, opcode=1):
         return list(self.session.frame(opcode, payload, self.now))
@@ -70,7 +77,7 @@ class Rig:
         for _ in range(round(seconds / spacing)):
             self.now += int(spacing * S)
             actions += self.frame(f'{{"stream":"{name}","data":{{}}}}'.encode())
-            actions += self.session.tick(self.now, self.wall)
+            actions += self.tick()
         return actions
 
     def lines(self):
@@ -389,9 +396,12 @@ def test_subscribe_messages_pongs_and_pings_together_stay_within_the_message_bud
 def test_a_connection_is_subscribed_when_every_message_was_answered_and_something_was_heard():
     rig = Rig(names=many(200))
     assert len([action for action in rig.opening if isinstance(action, Send)]) == 2
+    assert rig.session.url == "ws://x/stream"
     assert not rig.session.subscribed
     for number in (1, 2):
         rig.frame(f'{{"result":null,"id":{number}}}'.encode())
+    assert not rig.session.subscribed  # a wrong route acknowledges everything
+    rig.frame(frame(1, 2))
     assert rig.session.subscribed
 
 
@@ -466,7 +476,7 @@ def test_a_stalled_connection_is_noticed_within_five_seconds_written_down_and_re
     assert Replace("silent") in actions
     (suspect,) = suspects(rig)
     assert (suspect["from_ns"], suspect["to_ns"], suspect["streams"], suspect["reason"]) == (last, None, None, "silent")
-    assert rig.session.suspects == {"silent": 1}
+    assert rig.session.tally.suspects == {"silent": 1}
     assert [action.name for action in rig.talk(1) if isinstance(action, Notice)] == ["silence_over"]
     (over,) = suspects(rig)
     assert over["from_ns"] == last
@@ -622,7 +632,7 @@ def test_a_connection_that_is_suspected_counts_for_all_its_streams():
 
 
 def test_silences_are_counted_and_learned_where_the_caller_keeps_them():
-    pace, counts = Pace(), Counter()
+    pace, tally = Pace(), Tally()
     session = Session(
         market=Market.SPOT,
         number=1,
@@ -631,7 +641,7 @@ def test_silences_are_counted_and_learned_where_the_caller_keeps_them():
         wall_ns=WALL,
         base="ws://x",
         pace=pace,
-        suspects=counts,
+        tally=tally,
     )
     session.opened(0, WALL)
     ids = itertools.count(1)
@@ -642,7 +652,7 @@ def test_silences_are_counted_and_learned_where_the_caller_keeps_them():
     for tenth in range(1200, 1260):
         session.tick(tenth * S // 10, WALL + tenth * S // 10)
     assert pace.evidence > 100
-    assert counts == {"silent": 1}
+    assert tally.suspects == {"silent": 1}
 
 
 def test_streams_are_added_and_taken_away_by_message_on_open_connections_and_before():
@@ -666,3 +676,86 @@ def test_symbols_that_do_not_trade_are_not_suspected():
     rig.talk(120)
     rig.memories[0].quiet = True
     assert [action for action in rig.pass_time(12) if isinstance(action, Notice | Replace)] == []
+
+
+# --- what the server says it has
+
+
+def listed(rig, names, seconds=6):
+    """Let time pass until the server is asked, and have it answer; returns what follows."""
+    before = len(rig.lists)
+    actions = rig.pass_time(seconds)
+    (asked,) = rig.lists[before:]
+    answer = {"id": json.loads(asked.text)["id"], "result": names}
+    return [*actions, *rig.frame(json.dumps(answer).encode()), *rig.tick()]
+
+
+def test_a_stream_that_the_server_has_not_got_is_asked_for_again_and_then_on_another_connection_once():
+    rig = Rig(names=[NAME, "ethusdt@trade"])
+    notice, again = listed(rig, [NAME])
+    assert (notice.name, notice.details) == ("subscription_missing", {"count": 1, "streams": ("ethusdt@trade",)})
+    assert json.loads(again.text) == {"method": "SUBSCRIBE", "params": ["ethusdt@trade"], "id": 2}
+    assert rig.frame(b'{"result":null,"id":2}') == []
+    actions = listed(rig, [NAME], seconds=5.5)
+    assert Replace("streams are not subscribed") in actions
+    after = Rig(memories=rig.memories, number=2)
+    assert kinds(listed(after, [NAME])) == [Notice, Send]  # that was tried
+    well = Rig(memories=rig.memories, number=3)
+    assert listed(well, [NAME, "ethusdt@trade"]) == []
+    assert [memory.missing_count for memory in rig.memories] == [0, 0]
+
+
+def test_a_stream_that_nobody_asked_for_is_said():
+    (notice,) = listed(Rig(), [NAME, "x@trade"])
+    assert (notice.name, notice.details) == ("subscription_extra", {"count": 1, "streams": ("x@trade",)})
+
+
+def test_a_server_that_does_not_list_is_said_once_and_let_be():
+    rig = Rig()
+    (notice,) = listed(rig, {"no": "list"})
+    assert notice.name == "subscriptions_unlisted"
+    assert len(rig.lists) == 1
+
+
+def test_answers_and_notices_are_no_data():
+    rig = Rig(names=many(200))
+    for payload in (b'{"result":null,"id":1}', b'{"result":null,"id":2}', b'{"e":"serverShutdown","E":1770123456789}'):
+        rig.frame(payload)
+    assert (rig.session.frames, rig.session.last_data_ns) == (0, rig.session.opened_ns)
+    assert len(rig.lines()) == 3
+    rig.frame(b'{"what":"is this"}')
+    assert rig.session.frames == 1
+
+
+def test_a_quiet_depth_stream_is_suspected_when_the_best_price_moves_and_not_before():
+    names = [NAME, "btcusdt@bookTicker"]
+    rig = Rig(names=names)
+    for number in range(1, 400):  # it speaks every ten to thirty seconds
+        rig.now += S // 2
+        if number % (20 + number % 41) == 0:
+            rig.frame(frame(number, number))
+            rig.frame(b'{"stream":"btcusdt@bookTicker","data":{}}')
+        rig.tick()
+    assert suspects(rig) == []
+    actions = rig.talk(7, spacing=0.5, name="btcusdt@bookTicker")
+    assert [action.details["streams"] for action in actions if isinstance(action, Notice)] == [[NAME]]
+    assert Replace("a stream is silent") in actions
+    rig.session.change([], ["btcusdt@bookTicker"], rig.now)
+    assert rig.stream.witnesses == ()
+
+
+@pytest.mark.parametrize(
+    ("end", "word"),
+    [
+        (lambda rig: rig.session.closed(None, "end of TCP"), "tcp_end"),
+        (lambda rig: rig.session.closed(1008, "policy"), "close_1008"),
+        (lambda rig: rig.session.closed(4321, "made up"), "close_other"),
+        (lambda rig: (rig.pass_time(30), rig.session.closed(None, "aborted")), "no_pong"),
+    ],
+)
+def test_why_a_connection_ended_is_one_of_a_few_words(end, word):
+    rig = Rig(names=["btcusdt@trade"])
+    rig.talk(1)
+    end(rig)
+    assert rig.session.ended_by == word
+    assert rig.session.tally.frames == 10

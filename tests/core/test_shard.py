@@ -81,7 +81,7 @@ def test_a_lost_connection_is_dialled_again_and_good_ones_start_the_backoff_anew
     ended = rig.now
     again = rig.wait_for_dial()
     assert rig.now - ended <= 0.75 * S
-    assert (again.number, rig.shard.seats[0].failures, rig.shard.reconnects) == (2, 0, 1)
+    assert (again.number, rig.shard.seats[0].failures, rig.shard.tally.reconnects.total()) == (2, 0, 1)
 
 
 def test_dials_that_fail_wait_longer_and_longer_up_to_the_cap():
@@ -141,7 +141,7 @@ def test_an_old_connection_is_retired_only_when_the_new_one_overlaps_on_every_ac
     assert rig.tick() == [Retire(old, "replaced: server shutdown")]
     assert (rig.shard.serving, rig.shard.candidate) == (new, None)
     rig.shard.ended(old, rig.now)  # the retired one's end changes nothing
-    assert rig.shard.reconnects == 0
+    assert rig.shard.tally.reconnects.total() == 0
     assert rig.tick(1) == []
 
 
@@ -173,7 +173,7 @@ def test_streams_that_are_quiet_on_both_hold_up_the_change_for_a_minute_and_no_l
     rig.depth(new, 11, 12)
     assert rig.tick(57) == []
     assert rig.tick(3) == [Retire(old, "replaced: age")]
-    assert rig.shard.handovers == {"waited": 1}
+    assert rig.shard.tally.handovers == {"waited": 1}
 
 
 def test_streams_the_old_one_never_heard_do_not_hold_up_the_change():
@@ -184,7 +184,7 @@ def test_streams_the_old_one_never_heard_do_not_hold_up_the_change():
     new = rig.open(rig.tick(1)[0].session)
     rig.depth(new, 5, 10)
     assert rig.tick(3) == [Retire(old, "replaced: age")]
-    assert rig.shard.handovers == {"overlapped": 1}
+    assert rig.shard.tally.handovers == {"overlapped": 1}
 
 
 def test_ids_that_do_not_meet_are_no_overlap_and_an_old_one_that_lags_may_catch_up():
@@ -224,9 +224,9 @@ def test_a_candidate_that_does_not_hear_what_the_old_one_hears_is_rejected_and_a
     assert rig.tick(2) == [Retire(new, "deaf: btcusdt@trade")]
     assert (rig.shard.serving, rig.shard.candidate) == (old, None)
     rig.shard.ended(new, rig.now)
-    assert rig.shard.reconnects == 0
+    assert rig.shard.tally.reconnects.total() == 0
     assert rig.wait_for_dial() is rig.shard.candidate
-    assert rig.shard.handovers == {"deaf": 1}
+    assert rig.shard.tally.handovers == {"deaf": 1}
 
 
 def test_after_a_bounded_wait_the_new_one_takes_over_whatever_it_has_heard():

@@ -740,7 +740,7 @@ async def test_connections_are_replaced_at_their_age_and_everything_said_is_in_t
         feed = Feed(rig)
         await feed.let(180)
         assert 3 <= len(rig.dialer.sockets) <= 6
-        assert rig.collector.shards[0].handovers == {"overlapped": len(rig.dialer.sockets) - 1}
+        assert rig.collector.shards[0].tally.handovers == {"overlapped": len(rig.dialer.sockets) - 1}
     assert set(await rig.frames()) == set(feed.said)
     assert "replaced: age" in {control["reason"] for control in await rig.controls("close")}
     assert rig.journal.named("gap") == []
@@ -758,7 +758,7 @@ async def test_with_two_connections_one_that_ends_costs_neither_an_event_nor_a_s
         await feed.let(5)
         assert len(rig.dialer.sockets) == 4
         assert len(rig.rest.urls) == 1
-        assert rig.collector.shards[0].reconnects == 2
+        assert rig.collector.shards[0].tally.reconnects.total() == 2
     heard = await rig.frames()
     assert set(heard) == set(feed.said)
     assert len(heard) > 1.5 * len(feed.said)  # both lines are kept

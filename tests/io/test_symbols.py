@@ -182,7 +182,7 @@ class Socket:
         """What an exchange would deliver here."""
         found = dict.fromkeys(filter(None, self.url.partition("?streams=")[2].split("/")))
         for message in self.sent:
-            for stream in message["params"]:
+            for stream in message.get("params", ()):  # a list names none
                 found.pop(stream, None) if message["method"] == "UNSUBSCRIBE" else found.setdefault(stream)
         return list(found)
 

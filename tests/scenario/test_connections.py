@@ -46,7 +46,7 @@ def test_a_thousand_rotations_lose_no_id():
 def test_a_bare_fin_every_hour_loses_only_what_was_said_to_nobody():
     world = ROTATIONS.fins(0.5, seed=3)
     lost, unexplained = holes(world)
-    assert world.shard.reconnects >= 10
+    assert world.shard.tally.reconnects.total() >= 10
     assert lost > 0
     assert unexplained == 0
     gaps = world.named("gap")
@@ -57,7 +57,7 @@ def test_a_bare_fin_every_hour_loses_only_what_was_said_to_nobody():
 
 def test_with_two_connections_a_bare_fin_every_hour_loses_nothing():
     world = ROTATIONS.fins(0.5, seed=3, seats=2)
-    assert world.shard.reconnects >= 20
+    assert world.shard.tally.reconnects.total() >= 20
     assert holes(world) == (0, 0)
     assert world.named("gap") == []
     assert len(world.snapshots) == 3
@@ -65,7 +65,7 @@ def test_with_two_connections_a_bare_fin_every_hour_loses_nothing():
 
 def test_a_connection_that_is_replaced_before_it_is_cut_loses_nothing():
     world = ROTATIONS.fins(0.5, seed=3, rotate_s=40 * 60)
-    assert world.shard.reconnects == 0
+    assert world.shard.tally.reconnects.total() == 0
     assert holes(world) == (0, 0)
 
 
@@ -117,7 +117,7 @@ def test_a_shutdown_notice_costs_nothing_when_there_is_time_to_change(lead_s):
     world.run(lead_s + 30)
     assert holes(world) == (0, 0)
     assert world.retired[0][1] == "replaced: server shutdown"
-    assert (len(world.wires), world.shard.reconnects) == (1, 0)
+    assert (len(world.wires), world.shard.tally.reconnects.total()) == (1, 0)
 
 
 def test_a_notice_without_time_loses_only_what_was_said_to_nobody():

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from twintape.core.budget import SECOND_NS
+from twintape.core.markets import Market
 from twintape.core.silence import Listening, Pace
 from twintape.core.wire import is_depth, split_stream
 
-__all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory"]
+__all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory", "is_witness"]
 
 HOLE_WAIT_NS = SECOND_NS
 """While another connection listens to the same stream, a hole is no gap before that one had so long to deliver the ids."""
@@ -16,8 +17,24 @@ BEHIND_NS = 3 * SECOND_NS
 """A stream that says nothing for so long while another connection hears it go on is silent here and nowhere else."""
 BEGINNING_NS = 2 * SECOND_NS
 """What another connection delivers so soon after this one was opened may have been under way before, and is not missed here."""
+WITNESS_NS = 5 * SECOND_NS
+"""A depth stream is mute if others have shown for so long that its book moves; in 34 hours of recordings that never was over 2.5 s …"""
+WITNESS_LOOKS = 4
+"""… and at so many looks, which come twice a second: one stray frame proves nothing."""
 HOLES_MAX = 100
 """More undecided holes than this on one stream: the oldest are gaps at once."""
+
+
+def is_witness(market: Market, name: str) -> bool:
+    """Return whether every frame of a stream shows that the symbol's book moved, so that its depth stream has something to say.
+
+    Trades on futures may be with orders that depth streams leave out (RPI).
+
+    >>> is_witness(Market.SPOT, "btcusdt@trade"), is_witness(Market.USDM, "btcusdt@trade"), is_witness(Market.USDM, "btcusdt@bookTicker")
+    (True, False, True)
+    """
+    stream = split_stream(name)[1]
+    return stream == "bookTicker" or (market is Market.SPOT and stream in ("trade", "aggTrade"))
 
 
 @dataclass(slots=True)
@@ -44,9 +61,22 @@ class StreamMemory:
         holes: What one connection has missed while another one was open.
         mute: Whether it was found never to speak, and said so.
         quiet: Whether it is known to have nothing to say (a symbol that does not trade): its silence is no suspicion.
+        missing_count: How often in a row a server said that it was not subscribed.
     """
 
-    __slots__ = ("depth", "holes", "listeners", "mute", "name", "pace", "quiet", "snapshot_asked", "symbol", "update_id")
+    __slots__ = (
+        "depth",
+        "holes",
+        "listeners",
+        "missing_count",
+        "mute",
+        "name",
+        "pace",
+        "quiet",
+        "snapshot_asked",
+        "symbol",
+        "update_id",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -59,6 +89,7 @@ class StreamMemory:
         self.holes: list[Hole] = []
         self.mute = False
         self.quiet = False
+        self.missing_count = 0
 
     def fill(self, prev_update_id: int, final_update_id: int) -> int:
         """Take an event that some connection delivered, and return how many holes it closed for good."""
@@ -86,18 +117,23 @@ class HeardStream(Listening):
         start_update_id: Where its unbroken chain begins: it has every id in `(start_update_id, update_id]`.
         first_ns: When the first frame came, or None.
         suspect: Whether it is silent now; since `suspect_ns`, wall time.
+        witnesses: Streams of the same connection that show whether this one's book moves.
     """
 
     __slots__ = (
         "_base_until_ns",
         "_base_update_id",
         "_behind_ns",
+        "_witness_first_ns",
+        "_witness_last_ns",
+        "_witness_looks",
         "first_ns",
         "memory",
         "start_update_id",
         "suspect",
         "suspect_ns",
         "update_id",
+        "witnesses",
     )
 
     def __init__(self, memory: StreamMemory, now_ns: int) -> None:
@@ -108,6 +144,8 @@ class HeardStream(Listening):
         self.first_ns: int | None = None
         self.suspect = False
         self.suspect_ns = 0
+        self.witnesses: tuple[HeardStream, ...] = ()
+        self._witness_first_ns = self._witness_last_ns = self._witness_looks = 0
         self._behind_ns = now_ns
         self._base_update_id = memory.update_id
         self._base_until_ns = now_ns + BEGINNING_NS
@@ -115,6 +153,7 @@ class HeardStream(Listening):
     def restart(self, now_ns: int) -> None:
         """Forgive the silence so far, and learn nothing from it."""
         super().restart(now_ns)
+        self._witness_looks = 0
         self._behind_ns = now_ns
         self._base_update_id = self.memory.update_id
         self._base_until_ns = now_ns + BEGINNING_NS
@@ -122,17 +161,33 @@ class HeardStream(Listening):
     def excuse(self, late_ns: int, now_ns: int) -> None:
         """Leave so much of the silence out: nobody listened."""
         super().excuse(late_ns, now_ns)
+        self._witness_looks = 0
         self._behind_ns = min(now_ns, self._behind_ns + late_ns)
 
     def deaf(self, now_ns: int) -> bool:
-        """Return whether something is wrong: silent for too long, or while another connection hears the stream go on."""
+        """Return whether something is wrong: silent for too long, while another connection hears the stream go on, or while its book moves."""
         known = self.memory.update_id
         if now_ns < self._base_until_ns:
             self._base_update_id = known
         here = max(self.update_id or 0, self._base_update_id or 0)
         if self.memory.listeners < 2 or known is None or known <= here or self.last_ns > self._behind_ns:
             self._behind_ns = now_ns
-        return now_ns - self._behind_ns > BEHIND_NS or self.silent(now_ns)
+        return now_ns - self._behind_ns > BEHIND_NS or (bool(self.witnesses) and self._contradicted()) or self.silent(now_ns)
+
+    def _contradicted(self) -> bool:
+        """Return whether other streams of the symbol have shown for long that the book moves, and this one has not said so."""
+        latest_ns = max(witness.last_ns if witness.count else 0 for witness in self.witnesses)
+        if self.last_ns >= min(latest_ns, self._witness_first_ns):
+            self._witness_looks = 0
+        if latest_ns <= self.last_ns:
+            return False
+        if not self._witness_looks:
+            self._witness_first_ns = self._witness_last_ns = latest_ns
+            self._witness_looks = 1
+        elif latest_ns > self._witness_last_ns:
+            self._witness_last_ns = latest_ns
+            self._witness_looks += 1
+        return self._witness_looks >= WITNESS_LOOKS and self._witness_last_ns - self._witness_first_ns >= WITNESS_NS
 
     def overlaps(self, old: HeardStream) -> bool:
         """Return whether both have heard the same piece of the stream, so that nothing lies between them if `old` ends now."""

@@ -1,14 +1,8 @@
 """One websocket connection as a state machine: frames and time in, lines and actions out.
 
 A session never decides whether a frame is worth keeping: every one becomes a line. Besides, it follows just enough of the contents to act
-in time: update ids (ask for a snapshot behind a gap), silence (ask for a replacement), shutdown notices, pings, answers to SUBSCRIBE.
-
-Life-cycle, `TRANSITIONS`; a pair that is not in the table is an error of the caller::
-
-    DIALING --opened--> OPEN --stop--> CLOSING --closed--> ENDED
-       |                  `--closed--------------------------^
-       |--failed------------------------------------------- -^
-       `--stop--> CLOSING --opened--> CLOSING (the socket is closed at once)
+in time: update ids (ask for a snapshot behind a gap), silence (ask for a replacement), shutdown notices, pings, answers to SUBSCRIBE. Its
+life-cycle is the table in `core.lifecycle`.
 
 Frames that arrive while CLOSING are recorded too. All times are monotonic nanoseconds except where a name says wall or receive.
 
@@ -17,10 +11,7 @@ Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21): pongs echo t
 
 from __future__ import annotations
 
-import json
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Sequence
 
 from twintape.core.actions import (
     AbortSocket,
@@ -36,26 +27,16 @@ from twintape.core.actions import (
     Send,
 )
 from twintape.core.budget import SECOND_NS, message_window
+from twintape.core.lifecycle import TRANSITIONS, Event, State
 from twintape.core.markets import RULES, Market
-from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory
+from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory, is_witness
 from twintape.core.sequence import Join, is_new_epoch, join
 from twintape.core.silence import Lag, Pace
-from twintape.core.subscription import connection_url, subscription_messages
-from twintape.core.wire import (
-    bytes_line,
-    depth_ids,
-    event_time_us,
-    is_shutdown_notice,
-    recordable,
-    suspect_line,
-)
+from twintape.core.subscription import Subscription
+from twintape.core.tally import Tally
+from twintape.core.wire import bytes_line, depth_ids, event_time_us, is_shutdown_notice, recordable, suspect_line
 
-__all__ = [
-    "TRANSITIONS",
-    "Event",
-    "Session",
-    "State",
-]
+__all__ = ["TRANSITIONS", "Event", "Session", "State"]
 
 CLOCK_STEP_NS = SECOND_NS
 """A wall clock that leaves the anchor by more than this has been set (or the machine slept)."""
@@ -73,41 +54,14 @@ FIRST_STREAM_DATA_NS = 120 * SECOND_NS
 """A stream that was acknowledged and never spoke for so long is said to be mute: acknowledgements prove nothing."""
 CHECK_LATE_NS = SECOND_NS
 """When a check comes so much later than it should, we were blocked ourselves, and what waits in the socket is no silence."""
+CLOSE_CODES = frozenset({1000, 1001, 1002, 1006, 1008, 1009, 1011, 1012, 1013})
+"""Codes of the websocket protocol that are counted by themselves; metrics must not grow with what a server makes up."""
+MISSING_MAX = 2
+"""A stream that the server so often in a row says it has not got is worth another connection, once."""
+NAMED_MAX = 20
+NAMED_BYTES_MAX = 500
+"""A log line names at most so many streams, and quotes so much of an answer."""
 _TEXT = 1
-
-
-class State(StrEnum):
-    """Where a connection is in its life."""
-
-    DIALING = "dialing"
-    OPEN = "open"
-    CLOSING = "closing"
-    ENDED = "ended"
-
-
-class Event(StrEnum):
-    """What moves a connection on."""
-
-    OPENED = "opened"
-    FAILED = "failed"
-    STOP = "stop"
-    CLOSED = "closed"
-
-
-TRANSITIONS: Mapping[tuple[State, Event], State] = {
-    (State.DIALING, Event.OPENED): State.OPEN,
-    (State.DIALING, Event.FAILED): State.ENDED,
-    (State.DIALING, Event.STOP): State.CLOSING,
-    (State.OPEN, Event.STOP): State.CLOSING,
-    (State.OPEN, Event.CLOSED): State.ENDED,
-    (State.CLOSING, Event.OPENED): State.CLOSING,
-    (State.CLOSING, Event.FAILED): State.ENDED,
-    (State.CLOSING, Event.STOP): State.CLOSING,
-    (State.CLOSING, Event.CLOSED): State.ENDED,
-    (State.ENDED, Event.STOP): State.ENDED,
-}
-"""Every possible step; all other pairs cannot happen."""
-
 
 _NOTHING: tuple[Action, ...] = ()
 
@@ -123,7 +77,7 @@ class Session:
         memories: The streams to subscribe, with what is known of them.
         base: Websocket address instead of the market's own.
         pace: The rhythm of all these streams together, learned from the connections before; None: nothing is known.
-        suspects: Where suspected intervals are counted, by reason.
+        tally: Where what happens is counted.
         now_ns: Monotonic time.
         wall_ns: Wall time at the same moment: together the anchor of all receive times.
 
@@ -132,6 +86,7 @@ class Session:
         gaps: Holes in this connection's own ids, whoever else filled them.
         opened_ns: When it was opened.
         opened_wall_ns: The same as wall time.
+        ended_by: Why it ended, in one of a few words (`tcp_end`, `close_1008`, `no_pong`, `dial_failed`, …); empty before.
         lag: How late frames arrive.
     """
 
@@ -145,27 +100,26 @@ class Session:
         wall_ns: int,
         base: str | None = None,
         pace: Pace | None = None,
-        suspects: Counter[str] | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.market = market
         self.number = number
         self.state = State.DIALING
         self.streams = {memory.name.encode(): HeardStream(memory, now_ns) for memory in memories}
-        self.url, messages = connection_url(market, [stream.memory.name for stream in self.streams.values()], base=base)
+        self.subscription = Subscription(market, [stream.memory.name for stream in self.streams.values()], base=base)
+        self._find_witnesses()
         self.frames = 0
         self.gaps = 0
         self.opened_ns = now_ns
         self.opened_wall_ns = wall_ns
         self.last_data_ns = now_ns
         self.lag = Lag()
-        self.suspects: Counter[str] = Counter() if suspects is None else suspects
+        self.tally = Tally() if tally is None else tally
+        self.ended_by = ""
         self.lines: list[tuple[int, bytes]] = []
         self.size = 0
         self._anchor_ns = wall_ns - now_ns
         self._receive_ns = 0
-        self._messages = deque(messages)
-        self._message_count = len(messages)
-        self._unanswered: set[int] = set()
         self._window = message_window(market)
         self._pong: bytes | None = None
         self._pong_at_ns = now_ns
@@ -185,7 +139,12 @@ class Session:
     @property
     def subscribed(self) -> bool:
         """Whether every SUBSCRIBE message was sent and answered, and something was heard."""
-        return self.frames > 0 and not self._messages and not self._unanswered
+        return self.frames > 0 and self.subscription.answered
+
+    @property
+    def url(self) -> str:
+        """What to open."""
+        return self.subscription.url
 
     # --- life-cycle ------------------------------------------------------------------------------------------------------------
 
@@ -205,6 +164,7 @@ class Session:
         self._anchor_ns = wall_ns - now_ns
         self.opened_ns = self.last_data_ns = self._heard_ns = now_ns
         self.opened_wall_ns = wall_ns
+        self.subscription.opened(now_ns)
         self._listening(1)
         for stream in (*self.streams.values(), self._whole):
             stream.restart(now_ns)
@@ -214,6 +174,7 @@ class Session:
     def failed(self, reason: str) -> Sequence[Action]:
         """Take the news that the connection could not be opened."""
         self._move(Event.FAILED)
+        self.ended_by = "dial_failed"
         return (Ended(reason, None),)
 
     def stop(self, now_ns: int, reason: str) -> Sequence[Action]:
@@ -228,6 +189,10 @@ class Session:
     def closed(self, code: int | None, reason: str) -> Sequence[Action]:
         """Take the end of the connection."""
         before = self._move(Event.CLOSED)
+        self.ended_by = self.ended_by or (
+            "tcp_end" if code is None else f"close_{code}" if code in CLOSE_CODES else "close_other"
+        )
+        self.tally.frames += self.frames
         self._listening(-1)
         self._end_suspicions()
         return (Ended(self._stop_reason if before is State.CLOSING else reason, code),)
@@ -252,10 +217,17 @@ class Session:
             self.streams.pop(name.encode(), None)
         if counted:
             self._listening(1)
-        for method, names in (("SUBSCRIBE", list(fresh)), ("UNSUBSCRIBE", list(removed))):
-            messages = subscription_messages(names, self._message_count + 1, method)
-            self._messages.extend(messages)
-            self._message_count += len(messages)
+        self._find_witnesses()
+        self.subscription.change(list(fresh), removed, now_ns)
+
+    def _find_witnesses(self) -> None:
+        """Let each depth stream know which other streams show that its book moved."""
+        by_symbol: dict[str, list[HeardStream]] = {}
+        for stream in self.streams.values():
+            if is_witness(self.market, stream.memory.name):
+                by_symbol.setdefault(stream.memory.symbol, []).append(stream)
+        for stream in self.streams.values():
+            stream.witnesses = tuple(by_symbol.get(stream.memory.symbol, ())) if stream.memory.depth else ()
 
     @property
     def suspect_count(self) -> int:
@@ -291,12 +263,8 @@ class Session:
 
     def frame(self, opcode: int, payload: bytes, now_ns: int) -> Sequence[Action]:
         """Take one data frame: record it, whatever it is, and see what it means."""
-        self.frames += 1
-        self.last_data_ns = self._heard_ns = now_ns
-        whole = self._whole
-        whole.count += 1
-        whole.last_ns = now_ns
         if opcode != _TEXT or not recordable(payload):
+            self._data(now_ns)
             self.record(bytes_line(opcode, payload), now_ns)
             return (Notice("frame_not_text", {"opcode": opcode, "size": len(payload)}),)
         # The same as `record`, spelled out: this runs for every frame there is.
@@ -309,7 +277,12 @@ class Session:
         # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
         stream = self.streams.get(payload[11 : payload.find(b'"', 11, 160)])
         if stream is None:
-            return self._other(payload)
+            return self._other(payload, now_ns)
+        self.frames += 1
+        self.last_data_ns = self._heard_ns = now_ns
+        whole = self._whole
+        whole.count += 1
+        whole.last_ns = now_ns
         stream.count += 1
         stream.last_ns = now_ns
         memory = stream.memory
@@ -369,6 +342,7 @@ class Session:
     def _gap(self, memory: StreamMemory, hole: Hole) -> tuple[Action, ...]:
         """Declare a gap: no connection of ours has these ids."""
         details = {"after": hole.after_update_id, "next": hole.next_prev_update_id, "across_connections": hole.across_connections}
+        self.tally.gaps += 1
         reason = "reconnect" if hole.across_connections else "gap"
         return (Notice("gap", {"stream": memory.name, **details}), *self._ask(memory, reason, hole.next_prev_update_id))
 
@@ -376,23 +350,45 @@ class Session:
         memory.snapshot_asked = True
         return (FetchSnapshot(memory.symbol, reason, update_id),)
 
-    def _other(self, payload: bytes) -> Sequence[Action]:
-        """Take a frame of no stream we subscribed: an answer, a notice, or something nobody expects."""
+    def _data(self, now_ns: int) -> None:
+        """Take note that something was heard that is no mere answer."""
+        self.frames += 1
+        self.last_data_ns = self._heard_ns = self._whole.last_ns = now_ns
+        self._whole.count += 1
+
+    def _other(self, payload: bytes, now_ns: int) -> Sequence[Action]:
+        """Take a frame of no stream we subscribed: an answer, a notice, or something nobody expects.
+
+        Answers and notices prove that somebody is there, and not that data flows: a wrong route acknowledges everything.
+        """
+        self._heard_ns = now_ns
         if is_shutdown_notice(payload):
             return (Notice("server_shutdown"), *self._replace("server shutdown"))
-        if len(payload) < 4096 and b'"id"' in payload:
-            try:
-                answer = json.loads(payload)
-            except ValueError:
-                answer = None
-            if isinstance(answer, dict) and ("result" in answer or "error" in answer):
-                request_id = answer.get("id")
-                if isinstance(request_id, int):
-                    self._unanswered.discard(request_id)
-                if answer.get("result") is None and "error" not in answer:
-                    return _NOTHING
-                return (Notice("subscribe_refused", {"answer": payload.decode(errors="replace")}),)
-        return (Notice("frame_of_no_stream", {"start": payload[:80].decode(errors="replace")}),)
+        answer = self.subscription.answer(payload, now_ns)
+        if answer is None:
+            self._data(now_ns)
+            return (Notice("frame_of_no_stream", {"start": payload[:80].decode(errors="replace")}),)
+        if answer.refused:
+            name = "subscriptions_unlisted" if answer.listing else "subscribe_refused"
+            return (Notice(name, {"answer": payload[:NAMED_BYTES_MAX].decode(errors="replace")}),)
+        actions = self._missing(answer.missing) if answer.listing else _NOTHING
+        if answer.extra:
+            actions += (Notice("subscription_extra", {"count": len(answer.extra), "streams": answer.extra[:NAMED_MAX]}),)
+        return actions
+
+    def _missing(self, names: Sequence[str]) -> tuple[Action, ...]:
+        """Take the list of streams that the server has not got: asked for again already, and if that was in vain, once on another connection."""
+        missing = {self.streams[name.encode()].memory for name in names}
+        for stream in self.streams.values():
+            if stream.memory not in missing:
+                stream.memory.missing_count = 0
+        if not missing:
+            return _NOTHING
+        for memory in missing:
+            memory.missing_count += 1
+        notice = Notice("subscription_missing", {"count": len(missing), "streams": names[:NAMED_MAX]})
+        again = any(memory.missing_count == MISSING_MAX for memory in missing)
+        return (notice, *(self._replace("streams are not subscribed") if again else ()))
 
     def ping(self, payload: bytes, now_ns: int) -> Sequence[Action]:
         """Take a ping: it is answered with its own payload; of several that wait for the message budget, only the newest."""
@@ -429,7 +425,7 @@ class Session:
         if self.state in (State.DIALING, State.ENDED):
             return self._check_ns
         checked_ns = self._check_ns - CHECK_NS
-        message_ns = self._window.ready_ns(checked_ns, 2) if self._messages else self._check_ns
+        message_ns = self._window.ready_ns(checked_ns, 2) if self.subscription.waiting else self._check_ns
         pong_ns = self._check_ns if self._pong is None else max(self._pong_at_ns, self._window.ready_ns(checked_ns, 1))
         return min(self._check_ns, message_ns, pong_ns)
 
@@ -463,6 +459,7 @@ class Session:
         if late_ns > CHECK_LATE_NS:
             self._excuse(late_ns, now_ns)
             actions.append(Notice("check_late", {"seconds": round(late_ns / SECOND_NS, 3)}))
+        self.subscription.look(now_ns)
         actions += self._listen(now_ns)
         actions += self._silence(now_ns)
         actions += self._lateness()
@@ -475,11 +472,9 @@ class Session:
             actions.append(Pong(self._pong))
             self._pong = None
             self._pong_at_ns = now_ns + PONG_SPACING_NS
-        while self.state is State.OPEN and self._messages and self._window.ready_ns(now_ns, 2) <= now_ns:
+        while self.state is State.OPEN and self.subscription.waiting and self._window.ready_ns(now_ns, 2) <= now_ns:
             self._window.charge(now_ns)
-            message = self._messages.popleft()
-            self._unanswered.add(int(json.loads(message)["id"]))
-            actions.append(Send(message))
+            actions.append(Send(self.subscription.next_message()))
         return actions
 
     def _listen(self, now_ns: int) -> list[Action]:
@@ -487,6 +482,7 @@ class Session:
         if self._pinged_ns is not None and self._heard_ns < self._pinged_ns:
             if now_ns - self._pinged_ns > PING_WAIT_NS:
                 self._pinged_ns = now_ns
+                self.ended_by = "no_pong"
                 return [Notice("peer_vanished"), AbortSocket("no answer to ping")]
         elif now_ns - self._heard_ns > PING_IDLE_NS and self._window.take(now_ns):
             self._pinged_ns = now_ns
@@ -504,7 +500,7 @@ class Session:
         stream.suspect = not stream.suspect
         if stream.suspect:
             stream.suspect_ns = self._anchor_ns + stream.last_ns
-            self.suspects["silent"] += 1
+            self.tally.suspects["silent"] += 1
         to_ns = None if stream.suspect else self._anchor_ns + now_ns
         self.record(suspect_line(from_ns=stream.suspect_ns, to_ns=to_ns, streams=names, reason="silent"), now_ns)
         seconds = round((now_ns - stream.last_ns) / SECOND_NS, 3)
@@ -565,7 +561,7 @@ class Session:
         if not memory.pace.evidence and self.frames and age_ns > FIRST_STREAM_DATA_NS and not memory.mute:
             # Said once, and tried once with another connection: a symbol that does not trade has nothing to say.
             memory.mute = True
-            self.suspects["mute"] += 1
+            self.tally.suspects["mute"] += 1
             from_ns = self._anchor_ns + self.opened_ns
             line = suspect_line(from_ns=from_ns, to_ns=None, streams=[memory.name], reason="never any data")
             self.record(line, now_ns)
@@ -586,7 +582,7 @@ class Session:
             return []
         if late:
             self._lag_suspect_ns = receive_ns
-            self.suspects["lagging"] += 1
+            self.tally.suspects["lagging"] += 1
             line = suspect_line(from_ns=receive_ns, to_ns=None, streams=None, reason="lagging")
         else:
             line = suspect_line(from_ns=self._lag_suspect_ns or 0, to_ns=receive_ns, streams=None, reason="lagging")

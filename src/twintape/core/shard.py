@@ -12,7 +12,6 @@ Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21): a connection
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +21,7 @@ from twintape.core.markets import Market
 from twintape.core.memory import StreamMemory
 from twintape.core.session import Session, State
 from twintape.core.silence import Pace
+from twintape.core.tally import Tally
 
 __all__ = ["BACKOFF_BASE_NS", "BACKOFF_MAX_NS", "Dial", "Retire", "Shard", "backoff_ns", "rotation_age_ns", "rotation_phase"]
 
@@ -168,11 +168,7 @@ class Shard:
         name: What decides the times of rotation, such as the collector's name and the market.
         number: Which of the collector's shards this is.
         seats: How many connections carry the streams at all times.
-
-    Attributes:
-        reconnects: Connections that ended by themselves.
-        suspects: Intervals in which a stream or a connection was suspected, by reason: `silent`, `lagging`, `mute`.
-        handovers: How changes ended: `overlapped`, `waited`, `deaf`, or `died` when the old connection ended first.
+        tally: Where what happens is counted; shards of one market share it.
     """
 
     def __init__(
@@ -189,14 +185,13 @@ class Shard:
         name: str = "",
         number: int = 0,
         seats: int = 1,
+        tally: Tally | None = None,
     ) -> None:
         self.market = market
         self.memories = [StreamMemory(stream) for stream in streams]
         self.seats = [_Seat(rotation_phase(name, number, index, seats), now_ns) for index in range(seats)]
         self.stopping = False
-        self.reconnects = 0
-        self.handovers: Counter[str] = Counter()
-        self.suspects: Counter[str] = Counter()
+        self.tally = Tally() if tally is None else tally
         self.pace = Pace(bursty=not any(memory.depth for memory in self.memories))
         self._base = base
         self._attempts = attempts
@@ -243,7 +238,7 @@ class Shard:
             seat.wanted = "age"
         verdict = seat.verdict(now_ns)
         if verdict is not None and serving is not None and seat.candidate is not None:
-            self.handovers[verdict.partition(":")[0]] += 1
+            self.tally.handovers[verdict.partition(":")[0]] += 1
             if not verdict.startswith("deaf"):
                 retire = Retire(serving, f"replaced: {seat.wanted}")
                 if verdict == "overlapped" and seat.candidate.replace_reason is None:
@@ -281,7 +276,7 @@ class Shard:
         seat = next((seat for seat in self.seats if session in seat.sessions), None)
         if seat is None:
             return
-        self.reconnects += 1
+        self.tally.reconnects[session.ended_by] += 1
         until_ns = session.last_data_ns if session.suspect_count else now_ns  # it may have been open and deaf for long
         heard_ns = until_ns - session.opened_ns if session.frames else 0
         seat.failures = max(0, seat.failures - heard_ns // FORGIVE_NS)
@@ -293,7 +288,7 @@ class Shard:
         if session is seat.candidate:
             seat.candidate = None
         elif seat.candidate is not None:
-            self.handovers["died"] += 1
+            self.tally.handovers["died"] += 1
             self._promote(seat, seat.candidate, now_ns)
         else:
             seat.serving = seat.wanted = None
@@ -320,7 +315,7 @@ class Shard:
             memories=self.memories,
             base=self._base,
             pace=self.pace,
-            suspects=self.suspects,
+            tally=self.tally,
             now_ns=now_ns,
             wall_ns=wall_ns,
         )

@@ -144,9 +144,9 @@ def _connections(collector: Collector, now_ns: int) -> Iterator[Metric]:
         shards = [shard for shard in collector.shards if shard.market is market]
         memories = [memory for shard in shards for memory in shard.memories]
         sessions = [session for shard in shards for session in shard.sessions if session.state is State.OPEN]
-        reconnects.add_metric([market], sum(shard.reconnects for shard in shards))
+        reconnects.add_metric([market], sum(shard.tally.reconnects.total() for shard in shards))
         for family, name in ((handovers, "handovers"), (suspects, "suspects")):
-            counted: Counter[str] = sum((getattr(shard, name) for shard in shards), Counter())
+            counted: Counter[str] = sum((getattr(shard.tally, name) for shard in shards), Counter())
             for key, count in counted.items():
                 family.add_metric([market, key], count)
         wanted.add_metric([market], sum(len(shard.seats) for shard in shards))
