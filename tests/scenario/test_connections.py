@@ -1,5 +1,6 @@
 """Connections that come and go, stall and lag, for hours and days of virtual time: what is lost is what nobody could hear."""
 
+import asyncio
 import importlib.util
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ def bench(name):
 
 ROTATIONS = bench("rotations")
 STALLS = bench("stalls")
+FAULTS = bench("faults")
 
 
 def holes(world):
@@ -215,3 +217,32 @@ def test_a_halt_of_the_exchange_is_suspected_and_costs_few_connections():
     world.run(60)
     assert holes(world) == (0, 0)
     assert world.named("gap") == []  # no id is missing across it
+
+
+# --- faults of every kind
+
+
+@pytest.mark.parametrize("seats", [1, 2])
+def test_sixty_four_faults_of_all_kinds_lose_nothing_that_a_healthy_connection_was_sent(seats):
+    outcome = asyncio.run(FAULTS.play(17, seats, faults=64))
+    assert outcome.failures == []
+    assert outcome.injected == dict.fromkeys(FAULTS.FAULTS, 4)
+    assert (outcome.lost, outcome.attempts_most < 120) == (0, True)
+    assert outcome.rotations >= 5
+    assert outcome.holes > 0  # there were times without any connection
+
+
+def test_the_judge_of_faults_notices_an_id_that_was_dropped_and_a_gap_that_was_not_declared(monkeypatch):
+    judge = FAULTS.judge
+
+    def tampered(world, *others):
+        heard = world.heard[world.streams[0]]
+        del heard[len(heard) // 2]
+        judge(world, *others)
+
+    monkeypatch.setattr(FAULTS, "judge", tampered)
+    monkeypatch.setattr(FAULTS, "CALM_S", 60)
+    outcome = asyncio.run(FAULTS.play(17, 1, faults=1, kinds=("fin",)))
+    assert outcome.lost > 0
+    assert ["nobody declared" in failure for failure in outcome.failures[:2]] == [True, False]
+    assert "healthy connection" in outcome.failures[1]

@@ -13,6 +13,7 @@ from twintape.core.session import State
 from twintape.core.shard import Dial, Shard
 
 S = SECOND_NS
+DIAL_TIMEOUT_S = 10.0
 WALL_NS = 1_760_000_000 * S
 TICK_S = 0.5
 
@@ -28,6 +29,19 @@ class Wire:
         self.stalled = False
         self.muted = set()
         self.answers_pings = True
+        self.flying = []
+
+
+class Delivery:
+    """One event on its way on several connections: `missed` takes it if the network loses all of them."""
+
+    def __init__(self, stream, interval, count, missed):
+        self.stream, self.interval, self.count, self.missed = stream, interval, count, missed
+
+    def lose(self):
+        self.count -= 1
+        if self.count == 0:
+            self.missed.append(self.interval)
 
 
 class World:
@@ -70,6 +84,8 @@ class World:
         self.suspect_lines = []
         self.on_open = lambda wire: None
         self.refuses = lambda: False
+        self.dial_time = lambda: self.random.uniform(*self.dial_s)
+        self.snapshot_wanted = lambda action: None
         self._events = []
         self._order = itertools.count()
         self.at(0, self._tick)
@@ -106,17 +122,21 @@ class World:
         self.ids[stream] = final = first + self.random.randrange(5)
         data = f'{{"e":"depthUpdate","E":{self.wall // 10**6},"U":{first},"u":{final},"b":[],"a":[]}}'
         payload = f'{{"stream":"{stream}","data":{data}}}'.encode()
-        reached = False
-        for wire in self.wires.values():
-            if wire.alive and not wire.stalled and stream not in wire.muted:
-                reached = True
-                self.at(wire.latency_ns / S, self._arrive, wire, stream, payload, (first - 1, final))
-        if not reached:
-            self.missed[stream].append((first - 1, final))
+        wires = [wire for wire in self.wires.values() if wire.alive and not wire.stalled and stream not in wire.muted]
+        delivery = Delivery(stream, (first - 1, final), len(wires), self.missed[stream])
+        for wire in wires:
+            wire.flying.append(delivery)
+            self.at(wire.latency_ns / S, self._arrive, wire, stream, payload, delivery)
+        if not wires:
+            self.missed[stream].append(delivery.interval)
 
-    def _arrive(self, wire, stream, payload, interval):
+    def _arrive(self, wire, stream, payload, delivery):
+        if delivery not in wire.flying:  # lost by a reset
+            return
+        wire.flying.remove(delivery)
         if wire.session.state in (State.OPEN, State.CLOSING):
-            self.heard[stream].append(interval)
+            self.heard[stream].append(delivery.interval)
+            delivery.count = -1  # nothing can lose it any more
             self.perform(wire.session.frame(1, payload, self.now), wire)
 
     def cut(self, wire, code=None):
@@ -125,12 +145,22 @@ class World:
             wire.alive = False
             self.at(wire.latency_ns / S, self._closed, wire, code)
 
+    def reset(self, wire):
+        """Cut a connection at once: what is under way on it is lost."""
+        if wire.alive:
+            wire.alive = False
+            for delivery in wire.flying:
+                delivery.lose()
+            wire.flying = []
+            self.at(0, self._closed, wire, None)
+
     def _closed(self, wire, code):
         if wire.session.state in (State.OPEN, State.CLOSING):
             self.perform(wire.session.closed(code, "end of TCP"), wire)
 
-    def tell_shutdown(self, wire):
-        payload = b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}'
+    def tell_shutdown(self, wire, *, raw=False):
+        notice = b'{"e":"serverShutdown","E":1770123456789}'
+        payload = notice if raw else b'{"stream":"!serverShutdown","data":%b}' % notice
         self.perform(wire.session.frame(1, payload, self.now), wire)
 
     # --- the collector
@@ -139,7 +169,8 @@ class World:
         for order in self.shard.tick(self.now, self.wall):
             if isinstance(order, Dial):
                 self.dials.append(self.now)
-                self.at(self.random.uniform(*self.dial_s), self._opened, order.session)
+                delay = self.dial_time()
+                self.at(min(delay, DIAL_TIMEOUT_S), self._opened if delay < DIAL_TIMEOUT_S else self._timed_out, order.session)
             else:
                 self.retired.append((self.now, order.reason))
                 wire = self.wires[order.session]
@@ -148,6 +179,9 @@ class World:
             if wire.session.deadline_ns() <= self.now:
                 self.perform(wire.session.tick(self.now, self.wall), wire)
         self.at(TICK_S, self._tick)
+
+    def _timed_out(self, session):
+        self.perform(session.failed("timed out"), Wire(session, self.now, 0))
 
     def _opened(self, session):
         if self.refuses():
@@ -171,6 +205,7 @@ class World:
                 self.shard.replace(wire.session, action.reason)
             elif isinstance(action, FetchSnapshot):
                 self.snapshots.append((self.now, action))
+                self.snapshot_wanted(action)
             elif isinstance(action, Ping):
                 if wire.alive and wire.answers_pings:
                     self.at(2 * wire.latency_ns / S, wire.session.pong, self.now)
