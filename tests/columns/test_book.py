@@ -72,12 +72,14 @@ def test_the_book_and_its_top_after_each_event_are_those_of_two_dicts(events, st
     best = []
     for event in events[first:]:
         oracle.apply(*event)
-        best.append((oracle.best_bid(), oracle.best_ask()))
+        bid, ask = oracle.best_bid(), oracle.best_ask()
+        best.append((bid, oracle.bids.get(bid, 0), ask, oracle.asks.get(ask, 0)))
     cut = data.draw(st.integers(first, len(events)) if events else st.just(0))
     tops = [book.apply(levels, first, cut), book.apply(levels, cut)] if events else []
-    found = [pair for top in tops for pair in zip(top.best_bid.tolist(), top.best_ask.tolist(), strict=True)]
+    sides = [(top.best_bid, top.bid_quantity, top.best_ask, top.ask_quantity) for top in tops]
+    found = [one for top in sides for one in zip(*(part.tolist() for part in top), strict=True)]
     assert found == best
-    assert sum(top.crossed_count for top in tops) == sum(bid >= ask for bid, ask in best)
+    assert sum(top.crossed_count for top in tops) == sum(bid >= ask for bid, _, ask, _ in best)
     assert as_lists(book) == oracle.levels()
     assert len(book) == len(oracle.bids) + len(oracle.asks)
     assert book_sha256(book) == oracle.sha256(-2, -3)

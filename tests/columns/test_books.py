@@ -1,5 +1,7 @@
 """The book through the day: where it is known, and what snapshots say about it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -23,7 +25,7 @@ def levels_of(events):
     return Levels(*side("bids"), *side("asks"))
 
 
-def day_book(events, snapshots=(), breaks=(), times=None):
+def day_book(events, snapshots=(), breaks=(), times=None, partials=None):
     ordered = sorted(snapshots, key=lambda copy: copy.snapshot.last_update_id)
     return DayBook(
         final=np.array([event.final for event in events], np.int64),
@@ -33,6 +35,7 @@ def day_book(events, snapshots=(), breaks=(), times=None):
         snapshots=ordered,
         price_exponent=-2,
         quantity_exponent=-3,
+        partials=partials or {},
     )
 
 
@@ -173,7 +176,7 @@ def test_a_snapshot_that_contradicts_fails_and_never_reseeds_the_book(last):
     (failure,) = results.failures
     assert (failure.last_update_id, failure.collector, failure.differences) == (last, "paris", 1)
     ((side, _, in_snapshot, _),) = failure.examples
-    assert (side, in_snapshot) == ("bid", "77777")
+    assert (side, in_snapshot) == ("bid", "77.777")
     assert sha(book) == EXCHANGE.sha256(1030)
 
 
@@ -236,3 +239,73 @@ def test_an_opening_book_that_does_not_fit_into_finer_units_leaves_the_book_unkn
     )
     book.open(opening)
     assert not book.known
+
+
+# --- what the proof says of it -------------------------------------------------------------------------------------------------
+
+
+def test_every_snapshot_is_listed_with_the_event_it_was_compared_behind():
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1000), wrong(EXCHANGE.snapshot(1004)), EXCHANGE.snapshot(1015, collector="paris")])
+    late = replace(EXCHANGE.snapshot(1030), snapshot=DepthSnapshot(5000, None, None, (), ()))
+    book.snapshots.append(late)
+    book.verdicts.append("outside")
+    run(book, EVENTS)
+    found = book.results().snapshots
+    assert [(one.last_update_id, one.verdict, one.prev_update_id, one.final_update_id) for one in found] == [
+        (1000, "anchor", None, None),
+        (1004, "failed", 1003, 1006),
+        (1015, "passed", 1012, 1015),
+        (5000, "outside", None, None),
+    ]
+    assert [one.differences for one in found] == [0, 1, 0, 0]
+    assert (found[2].collector, found[3].bid_low, found[3].ask_high) == ("paris", None, None)
+    bids, asks = EXCHANGE.book(1015).levels()[::2]
+    assert (found[2].bid_low, found[2].ask_high) == tuple(f"{price / 100:g}" for price in (bids[-1], asks[-1]))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_the_top_is_kept_behind_every_event_where_the_book_is_known(batch):
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1005)])
+    unknown = run(book, EVENTS, batch=batch)
+    for event, top, hidden in zip(EVENTS, book.tops.tolist(), unknown, strict=True):
+        assert tuple(top) == ((-1, 0, 2**63 - 1, 0) if hidden else EXCHANGE.book(event.final).top())
+
+
+@pytest.mark.parametrize("levels", [1, 3, 20])
+def test_partial_books_are_compared_at_the_end_of_the_event_that_covers_them_and_never_start_a_book(levels):
+    copies = {k: EXCHANGE.snapshot(1002 + 3 * k, levels=levels, limit=levels) for k in range(10)}
+    book = day_book(EVENTS, partials=copies)
+    assert run(book, EVENTS) == [True] * 10
+    assert (book.partial_results().passed, book.partial_results().failed) == (0, 0)
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1010)], partials=copies | {8: wrong(copies[8])})
+    run(book, EVENTS)
+    found = book.partial_results()
+    assert (found.passed, found.failed) == (6, 1)
+    (failure,) = found.failures
+    assert failure.last_update_id == 1026
+    assert failure.examples[0][2] == "77.777"
+    assert day_book(EVENTS).partial_results() is None
+
+
+def test_a_level_that_a_partial_book_lacks_is_a_difference_even_if_the_book_has_many_more():
+    whole = EXCHANGE.snapshot(1030, levels=3, limit=2)
+    holed = replace(whole, snapshot=replace(whole.snapshot, asks=(whole.snapshot.asks[0], *whole.snapshot.asks[2:])))
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1000)], partials={9: holed})
+    run(book, EVENTS)
+    assert [one[2] for one in book.partial_results().failures[0].examples] == ["0"]
+
+
+def test_a_partial_book_with_digits_no_number_of_the_day_has_contradicts_it():
+    whole = EXCHANGE.snapshot(1030, levels=3)
+    fine = replace(whole, snapshot=replace(whole.snapshot, bids=(("99.9900001", "1.000"),)))
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1000)], partials={9: fine})
+    run(book, EVENTS)
+    assert (book.partial_results().failed, book.partial_results().failures[0].examples) == (1, [])
+
+
+def test_only_the_first_failures_of_partial_books_are_spelled_out(monkeypatch):
+    monkeypatch.setattr("twintape.columns.books.EXAMPLES_MAX", 2)
+    copies = {k: wrong(EXCHANGE.snapshot(1003 + 3 * k, levels=3)) for k in range(5)}
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1000)], partials=copies)
+    run(book, EVENTS)
+    assert (book.partial_results().failed, len(book.partial_results().failures)) == (5, 2)

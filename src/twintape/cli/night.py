@@ -185,6 +185,8 @@ def proof(
 
 def print_proof(found: Proof) -> None:
     """Print a proof for people."""
+    from twintape.core.proven import evidence_of
+
     print(f"{found.market} {found.symbol} {found.stream} {found.date}: {found.status} (generation {found.generation})")
     for reason in found.reasons:
         print(f"  {reason}")
@@ -192,21 +194,39 @@ def print_proof(found: Proof) -> None:
     print(f"  path      {len(found.switches)} line switches, {len(found.overlaps)} overlaps, {len(found.gaps)} gaps")
     for gap in found.gaps:
         print(f"  gap       ids {gap.after_update_id + 1}…{gap.next_prev_update_id}, {gap.gap_class}: {gap.reason}")
-    points = found.checkpoints
-    print(
-        f"  snapshots {points.anchors} anchor, {points.passed} passed, {points.failed} failed, {points.outside} outside the chain"
-    )
-    check = found.verification
-    print(
-        f"  verified  {check.render_exact:,} frames rendered byte for byte, {check.render_kept:,} kept verbatim, {check.conflicts} conflicts"
-    )
+    print()
+    rows: list[list[object]] = [
+        [f"{level.level} {level.name}", level.verdict, _counts(level.counts)] for level in found.evidence or evidence_of(found)
+    ]
+    table(["proven", "", ""], rows)
+    _print_contradictions(found)
     print()
     columns = ["line", "frames", "chosen", "duplicate", "verbatim", "owed", "missed", "only here"]
-    rows: list[list[object]] = [
+    rows = [
         [line.collector, line.frames, line.chosen, line.duplicate, line.verbatim, line.owed, line.missed, line.only_here]
         for line in found.lines
     ]
     table(columns, rows, right=tuple(columns[1:]))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    shown = [f"{count:,} {name.replace('_', ' ')}" for name, count in counts.items() if count]
+    return ", ".join(shown) or ("nothing" if counts else "nothing recorded to check it by")
+
+
+def _print_contradictions(found: Proof) -> None:
+    """Print every snapshot that contradicts the stream, and the first differences of the other witnesses."""
+    for failure in [*found.checkpoints.failures, *(found.partial_books.failures[:3] if found.partial_books else [])]:
+        print(
+            f"  snapshot {failure.last_update_id} of {failure.collector} contradicts the stream in {failure.differences} levels"
+        )
+        for side, price, theirs, ours in failure.examples[:3]:
+            print(f"    {side} {price}: {theirs} in it, {ours} in the book")
+    for ticker in found.tickers.examples[:3] if found.tickers else []:
+        ours, theirs = (" ".join(top) for top in (ticker.in_book, ticker.in_ticker))
+        print(f"  bookTicker {ticker.update_id} says {theirs}, the book at {ticker.final_update_id} {ours}")
+    for window in found.windows.examples[:3] if found.windows else []:
+        print(f"  {window.collector} is {window.kind} over ids ({window.prev_update_id}, {window.final_update_id}]")
 
 
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)([smhd])")

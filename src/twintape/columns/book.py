@@ -31,6 +31,7 @@ __all__ = [
     "book_sha256",
     "book_text",
     "checkpoint",
+    "plain_text",
 ]
 
 NO_BID = -1
@@ -54,13 +55,15 @@ _DONE, _BID_STRANGE, _ASK_STRANGE = range(3)
 
 @dataclass(slots=True)
 class Top:
-    """The best prices after each of some events, as mantissas: `NO_BID`, `NO_ASK` where a side is empty.
+    """The best prices after each of some events with their quantities, as mantissas: `NO_BID`, `NO_ASK` and 0 where a side is empty.
 
     `crossed_count` says after how many events the best bid was not below the best ask.
     """
 
     best_bid: Int64s
+    bid_quantity: Int64s
     best_ask: Int64s
+    ask_quantity: Int64s
     crossed_count: int
 
 
@@ -167,7 +170,9 @@ def _apply(
     base: int,
     tick: int,
     far_bid: int,
+    far_bid_quantity: int,
     far_ask: int,
+    far_ask_quantity: int,
     bid_offsets: Int64s,
     bid_price: Int64s,
     bid_quantity: Int64s,
@@ -179,7 +184,9 @@ def _apply(
     asks: Int64s,
     ask_bits: Words,
     best_bids: Int64s,
+    bid_amounts: Int64s,
     best_asks: Int64s,
+    ask_amounts: Int64s,
 ) -> int:
     # Applies events from where `state` is up to `stop`, or to a level whose price the ladder does not know.
     ticks = bids.size
@@ -213,14 +220,16 @@ def _apply(
             ask_at += 1
         if strange:
             break
-        bid = far_bid
-        if best_bid >= 0:
-            bid = max(bid, base + best_bid * tick)
-        ask = far_ask
-        if best_ask < ticks:
-            ask = min(ask, base + best_ask * tick)
+        bid, amount = far_bid, far_bid_quantity
+        if best_bid >= 0 and base + best_bid * tick > far_bid:
+            bid, amount = base + best_bid * tick, bids[best_bid]
         best_bids[row - first] = bid
+        bid_amounts[row - first] = amount
+        ask, amount = far_ask, far_ask_quantity
+        if best_ask < ticks and base + best_ask * tick < far_ask:
+            ask, amount = base + best_ask * tick, asks[best_ask]
         best_asks[row - first] = ask
+        ask_amounts[row - first] = amount
         if bid >= ask:
             crossed += 1
         row += 1
@@ -320,7 +329,7 @@ class Book:
         Quantity 0 removes a level; removing an unknown one is normal. The sides are independent.
         """
         stop = len(levels) if stop is None else stop
-        best_bid, best_ask = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
+        best_bid, bid_quantity, best_ask, ask_quantity = (np.empty(stop - start, np.int64) for _ in range(4))
         state = self._state
         state[_ROW], state[_BID_AT], state[_ASK_AT], state[_CROSSED] = (
             start,
@@ -329,13 +338,15 @@ class Book:
             0,
         )
         while True:
+            far_bid, far_ask = max(self._bids.far, default=NO_BID), min(self._asks.far, default=NO_ASK)
             strange = _apply(
-                state, stop, self._base, self._tick, max(self._bids.far, default=NO_BID), min(self._asks.far, default=NO_ASK),
+                state, stop, self._base, self._tick, far_bid, self._bids.far.get(far_bid, 0), far_ask, self._asks.far.get(far_ask, 0),
                 levels.bid_offsets, levels.bid_price, levels.bid_quantity, levels.ask_offsets, levels.ask_price, levels.ask_quantity,
-                self._bids.quantities, self._bids.bits, self._asks.quantities, self._asks.bits, best_bid, best_ask,
+                self._bids.quantities, self._bids.bits, self._asks.quantities, self._asks.bits,
+                best_bid, bid_quantity, best_ask, ask_quantity,
             )  # fmt: skip
             if strange == _DONE:
-                return Top(best_bid, best_ask, int(state[_CROSSED]))
+                return Top(best_bid, bid_quantity, best_ask, ask_quantity, int(state[_CROSSED]))
             if strange == _BID_STRANGE:
                 at = int(state[_BID_AT])
                 self._put_far(self._bids, int(levels.bid_price[at]), int(levels.bid_quantity[at]))
@@ -410,7 +421,12 @@ class Book:
 # --- proof -----------------------------------------------------------------------------------------------------------------
 
 
-def _plain(mantissa: int, exponent: int) -> str:
+def plain_text(mantissa: int, exponent: int) -> str:
+    """Return `mantissa * 10**exponent` as a plain decimal without trailing zeros.
+
+    >>> plain_text(150, -2), plain_text(5, -3), plain_text(70, 0)
+    ('1.5', '0.005', '70')
+    """
     digits_behind = -exponent
     text = str(mantissa).rjust(digits_behind + 1, "0")
     if digits_behind == 0:
@@ -427,7 +443,7 @@ def book_text(book: Book) -> str:
 
     def lines(name: str, prices: list[int], quantities: list[int]) -> Iterator[str]:
         for price, quantity in zip(prices, quantities, strict=True):
-            yield f"{name} {_plain(price, book.price_exponent)} {_plain(quantity, book.quantity_exponent)}"
+            yield f"{name} {plain_text(price, book.price_exponent)} {plain_text(quantity, book.quantity_exponent)}"
 
     return "\n".join([*lines("b", bid_price, bid_quantity), *lines("a", ask_price, ask_quantity)])
 
@@ -474,6 +490,7 @@ def checkpoint(
     *,
     complete_bid: bool = False,
     complete_ask: bool = False,
+    depth: int | None = None,
 ) -> Checkpoint:
     """Compare a snapshot with id L with the reconstructed book at the end u of the event that covers it, `p <= L <= u`.
 
@@ -487,8 +504,10 @@ def checkpoint(
         row: The event's position in `event`.
         complete_bid: Whether the snapshot lists all bids.
         complete_ask: Whether it lists all asks.
+        depth: How many levels a side of the book are looked at, None for all. A snapshot of n levels and an event that changes m of them need
+            n + m + 1.
     """
-    bid_price, bid_quantity, ask_price, ask_quantity = book.levels()
+    bid_price, bid_quantity, ask_price, ask_quantity = book.levels(depth)
     found: list[Difference] = []
     for side, prices, quantities, complete, sign, book_side in (
         ("bid", snapshot[0], snapshot[1], complete_bid, -1, (bid_price, bid_quantity)),

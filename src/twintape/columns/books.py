@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.book import Book, book_sha256, checkpoint
+from twintape.columns.book import NO_ASK, NO_BID, Book, Checkpoint, book_sha256, checkpoint, plain_text
 from twintape.columns.parse import Levels
-from twintape.core.manifest import CheckpointFailure, Checkpoints
+from twintape.core.evidence import CheckpointFailure, Checkpoints, PartialBooks, SnapshotRecord
 from twintape.core.wire import DepthSnapshot
 
 __all__ = ["BookRow", "DayBook", "SnapshotCopy", "decimals_of", "mantissas"]
@@ -55,6 +55,10 @@ def _digits(text: str) -> int:
     return len(text.partition(".")[2].rstrip("0"))
 
 
+def _shortest(text: str | None) -> str | None:
+    return text.rstrip("0").rstrip(".") if text is not None and "." in text else text
+
+
 def mantissas(texts: Sequence[str], exponent: int) -> Ints:
     """Return decimals as multiples of `10**exponent`, exactly.
 
@@ -78,6 +82,7 @@ class DayBook:
         receive_time_ns: int64[k], when they were heard.
         breaks: Chain positions before which the book is lost (gaps and epochs).
         snapshots: The day's snapshots, sorted by `(last_update_id, collector, receive time)`.
+        partials: Chain position → a book of the best levels whose id the event there covers; compared like a checkpoint, and never starts a book.
         price_exponent: Of all mantissas.
         quantity_exponent: Likewise.
     """
@@ -89,22 +94,30 @@ class DayBook:
     snapshots: Sequence[SnapshotCopy]
     price_exponent: int
     quantity_exponent: int
+    partials: Mapping[int, SnapshotCopy] = field(default_factory=dict)
+    tops: Ints = field(init=False)
+    """int64[k, 4]: bid, quantity, ask, quantity behind each event behind which the book is known; `NO_BID`, `NO_ASK` and 0 where there is none."""
     book: Book = field(init=False)
     known: bool = field(init=False, default=False)
     crossed: int = field(init=False, default=0)
     verdicts: list[str] = field(init=False)
-    checkpoints: Checkpoints = field(init=False)
+    partial_passed: int = field(init=False, default=0)
+    partial_failed: int = field(init=False, default=0)
     _starts: dict[int, list[int]] = field(init=False)
+    _met_behind: dict[int, int] = field(init=False)
     _meets: dict[int, list[int]] = field(init=False)
     _failures: list[CheckpointFailure] = field(init=False)
+    _partial_failures: list[CheckpointFailure] = field(init=False)
+    _differences: dict[int, int] = field(init=False)
     _lost: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.book = Book(self.price_exponent, self.quantity_exponent)
         self.verdicts = ["outside"] * len(self.snapshots)
-        self._failures = []
+        self.tops = np.tile(np.array([NO_BID, 0, NO_ASK, 0], np.int64), (len(self.final), 1))
+        self._failures, self._partial_failures, self._differences = [], [], {}
         self._lost = set(self.breaks.tolist())
-        self._starts, self._meets = {}, {}
+        self._starts, self._meets, self._met_behind = {}, {}, {}
         for number, copy in enumerate(self.snapshots):
             self._place(number, copy.snapshot.last_update_id, copy.receive_time_ns)
 
@@ -119,6 +132,8 @@ class DayBook:
             position = int(candidates[np.argmin(np.abs(self.receive_time_ns[candidates] - receive_time_ns))])
             meetings = self._starts if at_start[position] else self._meets
             meetings.setdefault(position, []).append(number)
+            if not at_start[position]:
+                self._met_behind[number] = position
 
     def open(self, opening: BookRow | None) -> None:
         """Start from yesterday's closing book, if there is one, the chain goes on from it, and it can be held in today's units."""
@@ -144,7 +159,12 @@ class DayBook:
         count = len(levels.bid_offsets) - 1
         unknown = np.zeros(count, bool)
         stops = sorted(
-            {position - first + 1 for position in self._meets if first <= position < first + count}
+            {
+                position - first + 1
+                for met in (self._meets, self.partials)
+                for position in met
+                if first <= position < first + count
+            }
             | {position - first for position in self._lost if first < position < first + count}
             | {count}
         )
@@ -153,47 +173,92 @@ class DayBook:
             if first + begin in self._lost:
                 self.known = False
             for number in self._starts.get(first + begin, ()):
-                self._meet(number, None, 0)
+                self._meet(number, None, first, 0)
             if self.known:
-                self.crossed += self.book.apply(levels, begin, stop).crossed_count
+                self._apply(first, levels, begin, stop)
             unknown[begin:stop] = not self.known
             for number in self._meets.get(first + stop - 1, ()):
-                self._meet(number, levels, stop - 1)
+                self._meet(number, levels, first, stop - 1)
             unknown[stop - 1] = not self.known
+            if self.known and first + stop - 1 in self.partials:
+                self._meet_partial(self.partials[first + stop - 1], levels, stop - 1)
             begin = stop
         return unknown
 
-    def _meet(self, number: int, levels: Levels | None, position: int) -> None:
+    def _apply(self, first: int, levels: Levels, begin: int, stop: int) -> None:
+        top = self.book.apply(levels, begin, stop)
+        self.crossed += top.crossed_count
+        for column, values in enumerate((top.best_bid, top.bid_quantity, top.best_ask, top.ask_quantity)):
+            self.tops[first + begin : first + stop, column] = values
+
+    def _meet(self, number: int, levels: Levels | None, first: int, position: int) -> None:
         copy = self.snapshots[number]
         sides = self._sides(copy.snapshot)
         if not self.known:
             self.book.load(*sides)
             if levels is not None:
-                self.book.apply(levels, position, position + 1)
+                top = self.book.apply(levels, position, position + 1)
+                self.tops[first + position] = [top.best_bid[0], top.bid_quantity[0], top.best_ask[0], top.ask_quantity[0]]
             self.known = True
             self.verdicts[number] = "anchor"
             return
-        result = checkpoint(
-            sides,
+        result = self._compare(copy, sides, levels, position)
+        self.verdicts[number] = result.verdict
+        if result.verdict == "failed":
+            self._differences[number] = result.difference_count
+            self._failures.append(self._failure(copy, result))
+
+    def _meet_partial(self, copy: SnapshotCopy, levels: Levels, position: int) -> None:
+        if any(digits > -own for digits, own in zip(decimals_of(copy.snapshot), self._exponents(), strict=True)):
+            self._judge_partial(copy, None)
+            return
+        sides = self._sides(copy.snapshot)
+        changed = levels.bid_offsets[position + 1] - levels.bid_offsets[position]
+        changed = max(changed, levels.ask_offsets[position + 1] - levels.ask_offsets[position])
+        depth = max(len(copy.snapshot.bids), len(copy.snapshot.asks)) + int(changed) + 1
+        self._judge_partial(copy, self._compare(copy, sides, levels, position, depth))
+
+    def _judge_partial(self, copy: SnapshotCopy, result: Checkpoint | None) -> None:
+        """Count what came of a partial book; None: it has digits that no number of the day has."""
+        if result is not None and result.verdict == "passed":
+            self.partial_passed += 1
+            return
+        self.partial_failed += 1
+        if len(self._partial_failures) < EXAMPLES_MAX:
+            self._partial_failures.append(self._failure(copy, result or Checkpoint("failed", (), 0)))
+
+    def _exponents(self) -> tuple[int, int]:
+        return self.price_exponent, self.quantity_exponent
+
+    def _compare(
+        self, copy: SnapshotCopy, sides: tuple[Ints, ...], levels: Levels | None, position: int, depth: int | None = None
+    ) -> Checkpoint:
+        bid_price, bid_quantity, ask_price, ask_quantity = sides
+        return checkpoint(
+            (bid_price, bid_quantity, ask_price, ask_quantity),
             self.book,
             levels,
             position,
             complete_bid=bool(copy.limit) and len(copy.snapshot.bids) < copy.limit,
             complete_ask=bool(copy.limit) and len(copy.snapshot.asks) < copy.limit,
+            depth=depth,
         )
-        self.verdicts[number] = result.verdict
-        if result.verdict == "failed":
-            self._failures.append(
-                CheckpointFailure(
-                    last_update_id=copy.snapshot.last_update_id,
-                    collector=copy.collector,
-                    differences=result.difference_count,
-                    examples=[
-                        (found.side, str(found.price), str(found.in_snapshot), str(found.in_book))
-                        for found in result.differences[:EXAMPLES_MAX]
-                    ],
+
+    def _failure(self, copy: SnapshotCopy, result: Checkpoint) -> CheckpointFailure:
+        return CheckpointFailure(
+            last_update_id=copy.snapshot.last_update_id,
+            collector=copy.collector,
+            differences=result.difference_count,
+            examples=[
+                (
+                    found.side,
+                    plain_text(found.price, self.price_exponent),
+                    plain_text(found.in_snapshot, self.quantity_exponent),
+                    plain_text(found.in_book, self.quantity_exponent),
                 )
-            )
+                for found in result.differences[:EXAMPLES_MAX]
+            ],
+        )
 
     def _sides(self, snapshot: DepthSnapshot) -> tuple[Ints, Ints, Ints, Ints]:
         return (
@@ -211,7 +276,30 @@ class DayBook:
             anchors=self.verdicts.count("anchor"),
             outside=self.verdicts.count("outside"),
             failures=self._failures,
+            snapshots=[self._record(number) for number in range(len(self.snapshots))],
         )
+
+    def _record(self, number: int) -> SnapshotRecord:
+        copy, position = self.snapshots[number], self._met_behind.get(number)
+        bids, asks = copy.snapshot.bids, copy.snapshot.asks
+        return SnapshotRecord(
+            last_update_id=copy.snapshot.last_update_id,
+            collector=copy.collector,
+            connection=copy.connection,
+            receive_time_ns=copy.receive_time_ns,
+            verdict=self.verdicts[number],
+            prev_update_id=None if position is None else int(self.prev[position]),
+            final_update_id=None if position is None else int(self.final[position]),
+            bid_low=_shortest(min((price for price, _ in bids), key=Decimal, default=None)),
+            ask_high=_shortest(max((price for price, _ in asks), key=Decimal, default=None)),
+            differences=self._differences.get(number, 0),
+        )
+
+    def partial_results(self) -> PartialBooks | None:
+        """Return how the partial books compared; None if there were none."""
+        if not self.partials:
+            return None
+        return PartialBooks(passed=self.partial_passed, failed=self.partial_failed, failures=self._partial_failures)
 
     def closing(self, update_id: int | None) -> BookRow | None:
         """Return the book behind the chain's last event, or None if it is not known."""

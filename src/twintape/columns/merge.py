@@ -16,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from twintape.columns.agreement import compare_windows
 from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of, mantissas
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
 from twintape.columns.parse import Levels, TemplateSet, exponents, levels
+from twintape.columns.sanity import SanityTally
 from twintape.columns.schema import (
     ARRIVAL,
     BOOK_UNKNOWN,
@@ -38,8 +40,10 @@ from twintape.columns.schema import (
     nullable_times,
 )
 from twintape.columns.verbatim import REASONS, Places, verbatim_table
+from twintape.columns.witness import Chain, compare_tickers, sample_partials
 from twintape.core.errors import CorruptionError, WireError
-from twintape.core.manifest import BookDigest, Checkpoints
+from twintape.core.evidence import Checkpoints, PartialBooks, Sanity, Tickers, Windows
+from twintape.core.manifest import BookDigest
 from twintape.core.markets import Market
 
 __all__ = ["DayRequest", "MergedDay", "Table", "merge_depth_day"]
@@ -63,6 +67,8 @@ class DayRequest:
         end_update_id: The start of the day behind, pinned by its proof, or None.
         opening: The closing book of the day before, or None.
         snapshots: REST snapshots of the symbol around the day, any order.
+        tickers: bookTicker frames of the symbol around the day, any order: they are compared with the book, and change nothing.
+        partials: `(levels a side, frames)` of its partial book streams, likewise.
     """
 
     market: Market
@@ -73,6 +79,8 @@ class DayRequest:
     end_update_id: int | None = None
     opening: BookRow | None = None
     snapshots: Sequence[SnapshotCopy] = ()
+    tickers: Sequence[Chunk] = ()
+    partials: Sequence[tuple[int, Chunk]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,10 @@ class MergedDay:
         flags: uint8[k], by chain position.
         level_count: Levels in the chain.
         checkpoints: How the snapshots compared.
-        crossed: Events behind which the book was crossed.
+        tickers: How bookTicker compared, None without any.
+        partial_books: How partial books compared, None without any.
+        windows: How lines compared that are cut differently.
+        sanity: What no working exchange does, counted.
         closing: The book at the end, with its digest, or None.
     """
 
@@ -98,7 +109,10 @@ class MergedDay:
     flags: NDArray[np.uint8]
     level_count: int
     checkpoints: Checkpoints
-    crossed: int
+    tickers: Tickers | None
+    partial_books: PartialBooks | None
+    windows: Windows
+    sanity: Sanity
     closing: BookDigest | None
 
 
@@ -143,17 +157,20 @@ def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tupl
     fates = decide(lines, bounds, texts, request.market, settled)
     snapshots, finest = _usable(request, lines, fates)
     flags = _flags(lines, bounds, fates)
+    chain = Chain(*(values[fates.chain] for values in (lines.epoch, lines.prev, lines.final, lines.receive_time_ns)))
     book = DayBook(
-        final=lines.final[fates.chain],
-        prev=lines.prev[fates.chain],
-        receive_time_ns=lines.receive_time_ns[fates.chain],
+        final=chain.final,
+        prev=chain.prev,
+        receive_time_ns=chain.receive_time_ns,
         breaks=np.flatnonzero(flags & (GAP_BEFORE | EPOCH_START)),
         snapshots=snapshots,
         price_exponent=finest[0],
         quantity_exponent=finest[1],
+        partials=sample_partials(chain, request.market, request.partials),
     )
     book.open(request.opening)
-    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, book)
+    sanity = SanityTally(finest[0])
+    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, book, sanity)
     closing_row = book.closing(bounds.end_update_id)
     closing = None if closing_row is None else BookDigest(update_id=closing_row.update_id, sha256=book.closing_sha256())
     tables = [
@@ -170,7 +187,13 @@ def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tupl
         flags=flags,
         level_count=level_count,
         checkpoints=book.results(),
-        crossed=book.crossed,
+        tickers=compare_tickers(chain, (flags & BOOK_UNKNOWN) == 0, book.tops, finest, request.tickers),
+        partial_books=book.partial_results(),
+        windows=compare_windows(lines, fates, texts, request.market, finest),
+        sanity=sanity.result(
+            book.crossed,
+            *(values[fates.chain] for values in (lines.event_time_us, lines.transaction_time_us, lines.receive_time_ns)),
+        ),
         closing=closing,
     )
 
@@ -250,6 +273,7 @@ def _write_depth(
     flags: NDArray[np.uint8],
     texts: ChunkTexts,
     book: DayBook,
+    sanity: SanityTally,
 ) -> tuple[Table, int]:
     templates, codes = _used_templates(lines, fates.chain)
     sink = io.BytesIO()
@@ -267,6 +291,7 @@ def _write_depth(
                 continue
             unknown = book.advance(begin, batch)
             flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
+            sanity.add(batch, book.tops[begin : begin + len(rows)])
             level_count += len(batch.bid_price) + len(batch.ask_price)
             columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, found)
             writer.write(columns.to_batch())

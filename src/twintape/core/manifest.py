@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from twintape.core.errors import CorruptionError, RefusedError
+from twintape.core.evidence import Checkpoints, Evidence, GapLine, LineValue, PartialBooks, Sanity, Tickers, Windows
 
 __all__ = [
     "PLAN_FORMAT",
@@ -182,6 +183,7 @@ class GapRecord(_Document, frozen=True, kw_only=True):
     from_event_time_us: int | None
     to_event_time_us: int
     reason: str
+    lines: list[GapLine] = []
 
 
 class EpochStart(_Document, frozen=True, kw_only=True):
@@ -197,25 +199,6 @@ class UnknownRange(_Document, frozen=True, kw_only=True):
     prev_update_id: int
     final_update_id: int
     events: int
-
-
-class CheckpointFailure(_Document, frozen=True, kw_only=True):
-    """A snapshot that contradicts the stream, with the first differences as `[side, price, in snapshot, in book]`."""
-
-    last_update_id: int
-    collector: str
-    differences: int
-    examples: list[tuple[str, str, str, str]]
-
-
-class Checkpoints(_Document, frozen=True, kw_only=True):
-    """How the day's REST snapshots compare with the book."""
-
-    passed: int = 0
-    failed: int = 0
-    anchors: int = 0
-    outside: int = 0
-    failures: list[CheckpointFailure] = []
 
 
 class Verification(_Document, frozen=True, kw_only=True):
@@ -320,8 +303,14 @@ class Proof(_Document, frozen=True, kw_only=True):
     epochs: list[EpochStart] = []
     book_unknown: list[UnknownRange] = []
     checkpoints: Checkpoints = Checkpoints()
+    tickers: Tickers | None = None
+    partial_books: PartialBooks | None = None
+    windows: Windows | None = None
+    sanity: Sanity | None = None
     verification: Verification = Verification()
+    evidence: list[Evidence] = []
     lines: list[LineStatistics] = []
+    redundancy: list[LineValue] = []
     fates: Fates = Fates()
     inputs: list[Input] = []
     unreadable: list[Unreadable] = []

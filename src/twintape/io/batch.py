@@ -5,24 +5,29 @@ Pure decisions over indexes and head proofs; reading and writing is `io.merge`'s
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 from twintape.columns.lines import DAY_US, midnight_us
+from twintape.columns.witness import BOOK_TICKER
 from twintape.core import segment
 from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference
 from twintape.core.markets import Market
+from twintape.core.sequence import coverage
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawView
 
 __all__ = [
+    "WITNESSES",
     "Batch",
     "Share",
     "Stream",
     "blocks_of",
     "collectors_of",
+    "keys_of",
     "neighbour",
     "pins",
     "rotated",
@@ -33,12 +38,22 @@ __all__ = [
     "unreadable_reasons",
     "unspliced_reasons",
     "why_due",
+    "witness_blocks",
 ]
 
 T = TypeVar("T")
 
 BOUNDARY_MARGIN_US = 10_000_000
 """Blocks of the neighbouring dates within this distance of a collector's nearest one are read too: lines stamp `E` differently, and it may step back."""
+WITNESSES = (
+    BOOK_TICKER,
+    *(f"depth{n}{speed}" for n in (5, 10, 20) for speed in ("", "@0ms", "@100ms", "@250ms", "@500ms", "@1000ms")),
+)
+"""Streams that say what the top of the book is, and are compared with it."""
+WITNESS_FRAMES_MAX = 2_000_000
+"""Witness frames of a stream that are read however many lines have them; of more, one line's and what it may have missed."""
+WITNESS_SLACK_NS = 5_000_000_000
+"""A line that is silent for so long may have missed what another heard meanwhile; between two of its blocks less goes by."""
 
 Stream = tuple[str, str]
 """A day of the date: symbol and stream."""
@@ -122,7 +137,7 @@ def shares(batch: Batch, due: Iterable[Stream]) -> list[Share]:
 
     for day in sorted(due):
         parents[day] = day
-        for key, _ in (*blocks_of(batch, *day), *snapshot_blocks(batch, *day)):
+        for key in sorted(keys_of(batch, *day)):
             other = first.setdefault(key, day)
             parents[max(root(day), root(other))] = min(root(day), root(other))
     groups: dict[Stream, list[Stream]] = {}
@@ -237,6 +252,44 @@ def snapshot_blocks(batch: Batch, symbol: str, stream: str) -> list[KeyedBlock]:
         return []
     beside = {key for key, _ in blocks_of(batch, symbol, stream)}
     return [(key, block) for key, block in batch.recorded(symbol, SNAPSHOT) if key in beside or block.date == batch.date]
+
+
+def witness_blocks(batch: Batch, symbol: str, stream: str) -> list[tuple[str, str, segment.Block]]:
+    """Return stream, key and block of what a depth day's book is compared with.
+
+    Of a busy witness stream one line is enough: that of the collector with most frames of the date, and of the others what it may have missed.
+    """
+    if not is_depth(stream):
+        return []
+    found = []
+    for witness in WITNESSES:
+        of: dict[str, list[KeyedBlock]] = {}
+        own = [block for _, block in batch.recorded(symbol, witness) if block.date == batch.date]
+        if not own:
+            continue
+        begin = min(block.first_receive_time_ns for block in own) - 1000 * BOUNDARY_MARGIN_US
+        end = max(block.last_receive_time_ns for block in own) + 1000 * BOUNDARY_MARGIN_US
+        for key, block in batch.recorded(symbol, witness):
+            if begin <= block.last_receive_time_ns and block.first_receive_time_ns <= end:
+                of.setdefault(batch.view.segments[key].key.collector, []).append((key, block))
+        busy = sum(block.count for blocks in of.values() for _, block in blocks) > WITNESS_FRAMES_MAX
+        heard: list[tuple[int, int]] = []
+        for _, blocks in sorted(of.items(), key=lambda line: (-sum(block.count for _, block in line[1]), line[0])):
+            new = [(key, block) for key, block in blocks if not (busy and _within(block, heard))]
+            found += [(witness, key, block) for key, block in new]
+            heard = coverage([*heard, *((b.first_receive_time_ns, b.last_receive_time_ns + WITNESS_SLACK_NS) for _, b in new)])
+    return found
+
+
+def _within(block: segment.Block, heard: list[tuple[int, int]]) -> bool:
+    place = bisect_right(heard, (block.first_receive_time_ns, 2**63)) - 1
+    return place >= 0 and block.last_receive_time_ns <= heard[place][1]
+
+
+def keys_of(batch: Batch, symbol: str, stream: str) -> set[str]:
+    """Return the raw objects a day is made from and compared with."""
+    made = {key for key, _ in [*blocks_of(batch, symbol, stream), *snapshot_blocks(batch, symbol, stream)]}
+    return made | {key for _, key, _ in witness_blocks(batch, symbol, stream)}
 
 
 def collectors_of(proof: Proof) -> set[str]:

@@ -21,11 +21,12 @@ from twintape.columns.messages import merge_messages_day
 from twintape.columns.schema import SNAPSHOT, Table, TableReader
 from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
 from twintape.columns.verify import Verified, verify_day
+from twintape.columns.witness import partial_levels
 from twintape.core import segment
 from twintape.core.errors import CorruptionError, WireError
+from twintape.core.evidence import Checkpoints, PartialBooks, Sanity, Tickers, Windows
 from twintape.core.manifest import (
     BookDigest,
-    Checkpoints,
     EpochStart,
     Fates,
     GapRecord,
@@ -70,6 +71,9 @@ class DayTask:
         sources: How many raw segments there are.
         blocks: The stream's blocks.
         snapshots: Blocks of the symbol's REST snapshots.
+        tickers: Blocks of the symbol's bookTicker that its top is compared with.
+        partials: `(levels a side, block)` of its partial book streams.
+        archived_witnesses: Stream → table → path of published witness streams whose raw segments are gone.
         archived_snapshots: Paths of published verbatim tables with REST snapshots of the symbol whose raw segments are gone.
         parent: Table → path of the outputs of the generation before, when raw segments of its lineage are not among the blocks; else empty.
         start_pin: The end of the day before.
@@ -86,6 +90,9 @@ class DayTask:
     sources: int
     blocks: list[BlockRef]
     snapshots: list[BlockRef] = field(default_factory=list)
+    tickers: list[BlockRef] = field(default_factory=list)
+    partials: list[tuple[int, BlockRef]] = field(default_factory=list)
+    archived_witnesses: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     archived_snapshots: list[str] = field(default_factory=list)
     parent: dict[str, str] = field(default_factory=dict)
     start_pin: int | None = None
@@ -108,7 +115,6 @@ class DayResult:
     first_event_time_us: int | None
     last_event_time_us: int | None
     closing: BookDigest | None
-    crossed: int
     lines_agree: int
     conflicts: int
     slow: int
@@ -121,6 +127,10 @@ class DayResult:
     epochs: list[EpochStart] = field(default_factory=list)
     book_unknown: list[UnknownRange] = field(default_factory=list)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    tickers: Tickers | None = None
+    partial_books: PartialBooks | None = None
+    windows: Windows | None = None
+    sanity: Sanity | None = None
     lines: list[LineStatistics] = field(default_factory=list)
     fates: Fates = field(default_factory=Fates)
 
@@ -136,12 +146,23 @@ def _loader(disk: Disk, ref: BlockRef) -> Callable[[], bytes]:
     return load
 
 
+def _chunk(disk: Disk, ref: BlockRef) -> Chunk:
+    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, _loader(disk, ref))
+
+
 def _chunks(task: DayTask, disk: Disk) -> list[Chunk]:
-    chunks = [Chunk(ref.collector, ref.connection, ref.source, ref.block.date, _loader(disk, ref)) for ref in task.blocks]
+    chunks = [_chunk(disk, ref) for ref in task.blocks]
     if task.parent:
         outputs = Outputs({table: disk.read(path) for table, path in task.parent.items()})
         chunks = [*_remnants(expand(outputs, task.date), chunks), *chunks]
     return chunks
+
+
+def _archived_witnesses(task: DayTask, disk: Disk) -> Iterator[tuple[int | None, Chunk]]:
+    """Yield the frames of published witness streams with the levels a side they have, None for bookTicker."""
+    for stream, tables in task.archived_witnesses:
+        outputs = Outputs({table: disk.read(path) for table, path in tables.items()})
+        yield from ((partial_levels(stream), chunk) for chunk in expand(outputs, task.date))
 
 
 def _remnants(parent: list[Chunk], raw: list[Chunk]) -> list[Chunk]:
@@ -175,6 +196,7 @@ def merge_day(task: DayTask) -> DayResult:
 
 def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
     opening = None if task.opening is None else read_book(disk.read(task.opening), "closing")
+    archived = [*_archived_witnesses(task, disk)]
     request = DayRequest(
         market=task.market,
         symbol=task.symbol,
@@ -184,6 +206,11 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
         end_update_id=task.end_pin,
         opening=opening,
         snapshots=[*_recorded_snapshots(task, disk)],
+        tickers=[*(_chunk(disk, ref) for ref in task.tickers), *(chunk for levels, chunk in archived if levels is None)],
+        partials=[
+            *((levels, _chunk(disk, ref)) for levels, ref in task.partials),
+            *((levels, chunk) for levels, chunk in archived if levels is not None),
+        ],
     )
     day = merge_depth_day(request, chunks)
     times = day.lines.event_time_us[day.fates.chain]
@@ -200,9 +227,8 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
         first_event_time_us=int(times[0]) if len(times) else None,
         last_event_time_us=int(times[-1]) if len(times) else None,
         closing=day.closing,
-        crossed=day.crossed,
         lines_agree=sum(fates.duplicate.values()),
-        conflicts=sum(fates.verbatim.get("conflict", {}).values()),
+        conflicts=sum(fates.verbatim.get("conflict", {}).values()) + day.windows.conflicting,
         slow=int(np.count_nonzero(day.lines.template[day.fates.chain] < 0)),
         settled_total=int(np.count_nonzero(day.fates.fate != Fate.OWED)),
         settled=findings.settled_by_source(day, chunks, task.sources),
@@ -213,6 +239,10 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
         epochs=findings.epochs(day),
         book_unknown=findings.unknown_ranges(day),
         checkpoints=day.checkpoints,
+        tickers=day.tickers,
+        partial_books=day.partial_books,
+        windows=day.windows,
+        sanity=day.sanity,
         lines=findings.line_statistics(day),
         fates=fates,
     )
@@ -241,7 +271,6 @@ def _merge_messages(task: DayTask, chunks: list[Chunk]) -> DayResult:
         first_event_time_us=int(known.min()) if len(known) else None,
         last_event_time_us=int(known.max()) if len(known) else None,
         closing=None,
-        crossed=0,
         lines_agree=sum(fates.duplicate.values()),
         conflicts=sum(fates.verbatim.get("conflict", {}).values()),
         slow=0,

@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
+
+from twintape.columns.witness import BOOK_TICKER, partial_levels
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from twintape.core.manifest import (
@@ -34,12 +37,15 @@ from twintape.core.manifest import (
     status_of,
 )
 from twintape.core.markets import Market
+from twintape.core.proven import evidence_of
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.batch import (
+    WITNESSES,
     Batch,
     Share,
     Stream,
     blocks_of,
+    keys_of,
     neighbour,
     pins,
     rotated,
@@ -49,6 +55,7 @@ from twintape.io.batch import (
     unreadable_reasons,
     unspliced_reasons,
     why_due,
+    witness_blocks,
 )
 from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments
 from twintape.io.clocks import clock_of, with_clocks
@@ -262,7 +269,7 @@ def _suspects(batch: Batch) -> list[str]:
 
 def _needed(batch: Batch, due: Sequence[tuple[str, str]]) -> list[str]:
     """Return the raw objects that the days to be merged are made from."""
-    return sorted({key for day in due for key, _ in [*blocks_of(batch, *day), *snapshot_blocks(batch, *day)]})
+    return sorted({key for day in due for key in keys_of(batch, *day)})
 
 
 def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
@@ -365,7 +372,7 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         render_kept=result.slow + verified.kept,
         chain_checked=result.events,
         read_back_bytes=sum(output.size for output in outputs),
-        crossed=result.crossed,
+        crossed=0 if result.sanity is None else result.sanity.crossed,
         lines_agree=result.lines_agree,
         conflicts=result.conflicts,
     )
@@ -406,6 +413,7 @@ async def _task(
             start_pin = head.proof.start.update_id
         if end_pin is None and not head.proof.open_end:
             end_pin = head.proof.end.update_id
+    witnesses = witness_blocks(batch, symbol, stream)
     task = DayTask(
         market=batch.market,
         symbol=symbol,
@@ -416,6 +424,13 @@ async def _task(
         sources=len(keys),
         blocks=[_ref(batch, keys.index(key), key, block) for key, block in blocks],
         snapshots=[_ref(batch, -1, key, block) for key, block in snapshot_blocks(batch, symbol, stream)],
+        tickers=[_ref(batch, -1, key, block) for stream, key, block in witnesses if stream == BOOK_TICKER],
+        partials=[
+            (levels, _ref(batch, -1, key, block))
+            for stream, key, block in witnesses
+            if (levels := partial_levels(stream)) is not None
+        ],
+        archived_witnesses=await _archived_witnesses(run, batch, symbol) if spliced else [],
         archived_snapshots=await _archived_snapshots(run, batch, symbol) if spliced else [],
         parent=parent,
         start_pin=start_pin,
@@ -438,6 +453,16 @@ async def _archived_snapshots(run: MergeRun, batch: Batch, symbol: str) -> list[
         if head is not None and any(source.key not in batch.view.segments for source in head.proof.inputs):
             paths += [await _fetch_output(run, output) for output in head.proof.outputs if output.table == "verbatim"]
     return paths
+
+
+async def _archived_witnesses(run: MergeRun, batch: Batch, symbol: str) -> list[tuple[str, dict[str, str]]]:
+    """Fetch what the date's published days of the symbol's witness streams hold, where raw segments of theirs are gone."""
+    found = []
+    for (name, stream, date), head in batch.heads.items():
+        gone = any(source.key not in batch.view.segments for source in head.proof.inputs)
+        if (name, date) == (symbol, batch.date) and stream in WITNESSES and gone:
+            found.append((stream, {output.table: await _fetch_output(run, output) for output in head.proof.outputs}))
+    return found
 
 
 async def _fetch_output(run: MergeRun, output: Output) -> str:
@@ -501,7 +526,7 @@ def _proof(
         opening = BookDigest(
             update_id=before.proof.closing_book.update_id, sha256=before.proof.closing_book.sha256, proof=before.key
         )
-    return Proof(
+    proof = Proof(
         market=str(task.market),
         symbol=task.symbol,
         stream=task.stream,
@@ -532,6 +557,10 @@ def _proof(
         epochs=result.epochs,
         book_unknown=result.book_unknown,
         checkpoints=result.checkpoints,
+        tickers=result.tickers,
+        partial_books=result.partial_books,
+        windows=result.windows,
+        sanity=result.sanity,
         verification=verification,
         lines=with_clocks(result.lines, _clocks(run, batch, head if carried else None, sources)),
         fates=result.fates,
@@ -541,6 +570,7 @@ def _proof(
         created_ns=run.clock.wall_ns(),
         version=f"twintape {run.version}",
     )
+    return msgspec.structs.replace(proof, evidence=evidence_of(proof))
 
 
 def _clocks(
