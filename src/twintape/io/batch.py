@@ -14,7 +14,7 @@ from typing import TypeVar
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.columns.witness import BOOK_TICKER
 from twintape.core import segment
-from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference
+from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference, digest
 from twintape.core.markets import Market
 from twintape.core.sequence import coverage
 from twintape.core.wire import SNAPSHOT, is_depth
@@ -110,6 +110,10 @@ class Batch:
         """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
         view = RawView(dict(self.view.segments), list(self.view.unreadable))
         return replace(self, view=view, sha256={}, plan=None, clocks={}, scratch=scratch)
+
+    def path(self, key: str) -> str:
+        """Return where a raw object is kept on the scratch disk."""
+        return f"{self.scratch}/{digest(key.encode())}.tape.zst"
 
     def recorded(self, symbol: str, stream: str) -> list[KeyedBlock]:
         """Return every block of a stream whose segment is at hand, by key and in order."""

@@ -8,22 +8,16 @@ interrupted and repeated: what is not named by a proof does not exist.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-
-import msgspec
 
 from twintape.columns.witness import BOOK_TICKER, partial_levels
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from twintape.core.manifest import (
-    BookDigest,
-    ClockStatistics,
-    Edge,
     Input,
     Output,
-    Parent,
     Plan,
     PlanInput,
     Proof,
@@ -34,10 +28,8 @@ from twintape.core.manifest import (
     decode,
     digest,
     encode,
-    status_of,
 )
 from twintape.core.markets import Market
-from twintape.core.proven import evidence_of
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.batch import (
     WITNESSES,
@@ -52,15 +44,13 @@ from twintape.io.batch import (
     shares,
     snapshot_blocks,
     streams,
-    unreadable_reasons,
-    unspliced_reasons,
     why_due,
     witness_blocks,
 )
 from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments
-from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
+from twintape.io.proofs import proof_of
 
 __all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "merge_share"]
 
@@ -245,7 +235,7 @@ async def merge_share(
 def _drop_raw(run: MergeRun, batch: Batch) -> None:
     """Forget the fetched objects: the scratch disk need hold no more than the shares under way."""
     for key in batch.sha256:
-        run.scratch.remove(_scratch_path(batch, key))
+        run.scratch.remove(batch.path(key))
     batch.sha256.clear()
 
 
@@ -280,10 +270,6 @@ def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
 # --- raw objects and the plan --------------------------------------------------------------------------------------------------
 
 
-def _scratch_path(batch: Batch, key: str) -> str:
-    return f"{batch.scratch}/{digest(key.encode())}.tape.zst"
-
-
 async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     """Fetch each raw object once, check its digest and every byte's block, and keep it on the scratch disk."""
     limit = asyncio.Semaphore(4)
@@ -295,7 +281,7 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
             try:
                 data = await run.store.get(key)
                 batch.sha256[key] = _checked(data, batch.view.segments[key])
-                _keep(run.scratch, _scratch_path(batch, key), data)
+                _keep(run.scratch, batch.path(key), data)
             except NotFoundError:
                 del batch.view.segments[key]  # a prune was faster
             except CorruptionError as error:
@@ -376,7 +362,21 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         lines_agree=result.lines_agree,
         conflicts=result.conflicts,
     )
-    proof = _proof(run, batch, task, result, head, sources, carried, outputs, verification, generation, write_id)
+    proof = proof_of(
+        batch,
+        task,
+        result,
+        head=head,
+        sources=sources,
+        carried=carried,
+        outputs=outputs,
+        verification=verification,
+        generation=generation,
+        write_id=write_id,
+        scratch=run.scratch,
+        created_ns=run.clock.wall_ns(),
+        version=run.version,
+    )
     key = names.proof_key(batch.market, symbol, stream, batch.date, generation)
     try:
         await run.store.create(key, encode(proof))
@@ -442,7 +442,7 @@ async def _task(
 
 def _ref(batch: Batch, source: int, key: str, block: segment.Block) -> BlockRef:
     raw = batch.view.segments[key]
-    return BlockRef(source, _scratch_path(batch, key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
+    return BlockRef(source, batch.path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
 
 
 async def _archived_snapshots(run: MergeRun, batch: Batch, symbol: str) -> list[str]:
@@ -499,132 +499,3 @@ async def _publish_tables(
         read_back[table.name] = data
         outputs.append(Output(table=table.name, key=key, size=len(data), sha256=digest(data), rows=table.rows))
     return outputs, read_back
-
-
-def _proof(
-    run: MergeRun,
-    batch: Batch,
-    task: DayTask,
-    result: DayResult,
-    head: Head | None,
-    sources: Sequence[RawSegment],
-    carried: Sequence[Input],
-    outputs: list[Output],
-    verification: Verification,
-    generation: int,
-    write_id: str,
-) -> Proof:
-    assert batch.plan is not None
-    before, behind = pins(batch, task.symbol, task.stream) if task.spliced else (None, None)
-    inputs = [*carried, *_inputs(batch, task, sources, result.settled)]
-    reasons = _reasons(batch, task, result, head)
-    gaps_now = {(gap.after_update_id, gap.next_prev_update_id) for gap in result.gaps}
-    parent_gaps = [] if head is None else [*head.proof.gaps, *head.proof.closed_gaps]
-    closing = result.closing
-    opening = None
-    if task.opening is not None and before is not None and before.proof.closing_book is not None:
-        opening = BookDigest(
-            update_id=before.proof.closing_book.update_id, sha256=before.proof.closing_book.sha256, proof=before.key
-        )
-    proof = Proof(
-        market=str(task.market),
-        symbol=task.symbol,
-        stream=task.stream,
-        date=task.date,
-        generation=generation,
-        write_id=write_id,
-        parent=None if head is None else Parent(generation=head.proof.generation, sha256=head.sha256),
-        plan=batch.plan,
-        status=status_of(conflicts=result.conflicts, gaps=len(result.gaps), partial_reasons=reasons),
-        reasons=reasons,
-        start=Edge(update_id=result.start_update_id, pinned_by=None if task.start_pin is None or before is None else before.key),
-        end=Edge(update_id=result.end_update_id, pinned_by=None if task.end_pin is None or behind is None else behind.key),
-        open_start=result.open_start,
-        open_end=result.open_end,
-        gap_behind=result.gap_behind or (behind is not None and _begins_with_gap(behind.proof)),
-        opening_book=opening,
-        closing_book=closing,
-        outputs=outputs,
-        events=result.events,
-        levels=result.levels,
-        first_event_time_us=result.first_event_time_us,
-        last_event_time_us=result.last_event_time_us,
-        path=result.path,
-        switches=result.switches,
-        overlaps=result.overlaps,
-        gaps=result.gaps,
-        closed_gaps=[gap for gap in parent_gaps if (gap.after_update_id, gap.next_prev_update_id) not in gaps_now],
-        epochs=result.epochs,
-        book_unknown=result.book_unknown,
-        checkpoints=result.checkpoints,
-        tickers=result.tickers,
-        partial_books=result.partial_books,
-        windows=result.windows,
-        sanity=result.sanity,
-        verification=verification,
-        lines=with_clocks(result.lines, _clocks(run, batch, head if carried else None, sources)),
-        fates=result.fates,
-        inputs=sorted(inputs, key=lambda source: source.key),
-        unreadable=batch.view.unreadable,
-        missing=batch.missing,
-        created_ns=run.clock.wall_ns(),
-        version=f"twintape {run.version}",
-    )
-    return msgspec.structs.replace(proof, evidence=evidence_of(proof))
-
-
-def _clocks(
-    run: MergeRun, batch: Batch, parent: Head | None, sources: Sequence[RawSegment]
-) -> Iterator[tuple[str, ClockStatistics | None]]:
-    """Yield collector and what its clock lines say, for each segment; for those that are gone the parent's proof remembers."""
-    settled = set()
-    if parent is not None:
-        settled = {source.key for source in parent.proof.inputs}
-        yield from ((line.collector, line.clock) for line in parent.proof.lines)
-    for raw in sources:
-        key = raw.info.key
-        if key in settled:
-            continue
-        if key not in batch.clocks:
-            batch.clocks[key] = clock_of(run.scratch, _scratch_path(batch, key), raw.index, batch.date)
-        yield raw.key.collector, batch.clocks[key]
-
-
-def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:
-    inputs = []
-    for raw, count in zip(sources, settled, strict=True):
-        total = sum(s.count for s in raw.index.streams if (s.symbol, s.stream) == (task.symbol, task.stream))
-        inputs.append(
-            Input(
-                key=raw.info.key,
-                size=raw.info.size,
-                sha256=batch.sha256[raw.info.key],
-                collector=raw.key.collector,
-                count=total,
-                settled=count,
-                owed=total - count,
-            )
-        )
-    return inputs
-
-
-def _reasons(batch: Batch, task: DayTask, result: DayResult, head: Head | None) -> list[str]:
-    reasons = []
-    if result.open_start:
-        reasons.append("begins at an edge of recording")
-    if result.open_end:
-        reasons.append("ends at an edge of recording")
-    _, behind = pins(batch, task.symbol, task.stream)
-    if result.gap_behind or (behind is not None and _begins_with_gap(behind.proof)):
-        reasons.append("a gap follows its end, which may have begun in it")
-    if result.epochs:
-        reasons.append(f"the ids restart {len(result.epochs)} times: what was missed then cannot be known")
-    reasons += unreadable_reasons(batch)
-    if not task.spliced:
-        collectors = {line.collector for line in result.lines}
-        reasons += unspliced_reasons(batch, collectors, None if head is None else head.proof)
-    return reasons
-
-
-def _begins_with_gap(proof: Proof) -> bool:
-    return any(gap.after_update_id == proof.start.update_id for gap in proof.gaps)
