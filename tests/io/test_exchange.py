@@ -228,6 +228,24 @@ async def test_a_snapshot_at_any_position_and_the_later_events_are_the_final_boo
     assert snapshots[-1].last_update_id > snapshots[0].last_update_id
 
 
+async def test_at_a_hold_nothing_is_said_until_it_is_told_to_go_on():
+    async with serve(holds=[0.5], wait_clients=1) as (exchange, client), client.ws_connect(url(exchange, STREAM)) as websocket:
+        assert await receive(websocket, 10) == depth_frames()[:10]
+        assert exchange.status()["holding"]
+        assert exchange.position() == 0.5
+        async with client.ws_connect(url(exchange, STREAM)) as late:  # nor does a new subscriber start it again
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(late.receive(), 0.2)
+            exchange.start()
+            assert await receive(websocket, 10) == await receive(late, 10) == depth_frames()[10:]
+        assert not exchange.status()["holding"]
+
+
+def test_a_hold_needs_a_source_that_ends():
+    with pytest.raises(ConfigError, match="holds are placed"):
+        SimulatedExchange(ExchangeConfig([SyntheticSource(SyntheticConfig(Market.SPOT, 1))], holds=[0.5]))
+
+
 async def test_before_the_start_the_answer_is_the_tapes_own_snapshot_with_weights():
     async with serve() as (exchange, client):
         status, body, headers = await ask(client, exchange)

@@ -51,6 +51,11 @@ class Exchange:
         with urllib.request.urlopen(f"{self.gateways[0]['rest']}/twintape/status", timeout=10) as answer:
             return json.load(answer)
 
+    def go_on(self) -> None:
+        request = urllib.request.Request(f"{self.gateways[0]['rest']}/twintape/start", data=b"", method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 200, answer.read()
+
     def inject(self, kind: str, gateway: int, *, seconds: float) -> None:
         body = json.dumps({"kind": kind, "gateway": gateway, "seconds": seconds}).encode()
         request = urllib.request.Request(f"{self.gateways[0]['rest']}/twintape/fault", data=body, method="POST")
@@ -68,6 +73,9 @@ class Exchange:
 
     def wait_position(self, position: float) -> dict:
         return self.wait(lambda status: status["position"] >= position or status["ended"])
+
+    def wait_holding(self) -> dict:
+        return self.wait(lambda status: status["holding"])
 
     def wait_connected(self, gateway: int) -> dict:
         return self.wait(lambda status: status["gateways"][gateway]["subscribed"] > 0 or status["ended"])

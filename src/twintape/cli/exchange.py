@@ -51,6 +51,10 @@ def exchange(
     ] = None,
     fault: Annotated[list[str] | None, typer.Option(help="kind:gateway:start-stop, such as fin:0:0.2-0.4; repeatable.")] = None,
     wait_clients: Annotated[int, typer.Option(min=-1, help="Start when so many connections have subscribed; -1: by hand.")] = 0,
+    hold: Annotated[
+        list[float] | None,
+        typer.Option(min=0, max=1, help="Stop at this position, 0 to 1, until `POST /twintape/start`; repeatable."),
+    ] = None,
     ping_interval: Annotated[float, typer.Option(help="Seconds between pings; 0: as documented.")] = 0,
     pong_deadline: Annotated[float, typer.Option(help="Seconds until a missing pong ends a connection; 0: as documented.")] = 0,
     deflate: Annotated[bool, typer.Option(help="Grant permessage-deflate.")] = False,
@@ -97,6 +101,7 @@ def exchange(
                 gateways=described + [GatewayOptions()] * (gateways - len(described)),
                 faults=[parse_fault(text) for text in fault or []],
                 speed=_speed(speed),
+                holds=hold or (),
                 wait_clients=None if wait_clients < 0 else wait_clients,
                 keep_alive=KeepAlive(ping_interval or None, pong_deadline or None),
                 deflate=deflate,

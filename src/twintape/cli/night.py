@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 from pathlib import Path
@@ -23,9 +24,10 @@ from twintape.cli.common import (
     symbols_of,
     table,
 )
+from twintape.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from twintape.core.manifest import Proof
     from twintape.core.night_settings import NightlySettings
@@ -39,6 +41,9 @@ MarketOption = Annotated[str | None, typer.Option(help="Only this market: spot, 
 SymbolOption = Annotated[list[str] | None, typer.Option(help="Only this symbol; repeatable.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 JobsOption = Annotated[int, typer.Option(min=1, help="Days computed at the same time.")]
+ENGINES = ("local", "ray")
+EngineOption = Annotated[str, typer.Option(help="Where days are merged: local (this machine) or ray (an existing Ray cluster).")]
+AddressOption = Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of the cluster's head.")]
 ScratchOption = Annotated[str | None, typer.Option(help="Directory for raw objects while they are merged.")]
 
 
@@ -49,30 +54,64 @@ def merge(
     store: StoreOption = DEFAULT_STORE,
     jobs: JobsOption = 1,
     scratch: ScratchOption = None,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
     json: JsonOption = False,
 ) -> None:
     """Merge the lines of all collectors of one date, prove the result, publish it. Never deletes. Safe to repeat and to interrupt.
 
+    Several machines may merge one date at the same time: each begins at another place of the list and passes over what is proven already.
     Exit code 1 if a day is gapped or conflicted, or cannot be merged.
     """
-    outcomes = run_async(_merge(check_date(date), market, symbols_of(symbol), store, jobs=jobs, scratch=scratch))
+    if engine not in ENGINES:
+        raise ConfigError(f"--engine is {engine!r}", hint=f"it is one of {', '.join(ENGINES)}")
+    if address is not None and engine != "ray":
+        raise ConfigError("--address belongs to --engine ray")
+    work = _merge(check_date(date), market, symbols_of(symbol), store, jobs=jobs, scratch=scratch, engine=engine, address=address)
+    outcomes = run_async(work)
     _report(outcomes, json=json)
     if any(_is_finding(outcome) for outcome in outcomes):
         raise SystemExit(FINDINGS)
 
 
 async def _merge(
-    date: str, market: str | None, symbols: list[str], url: str, *, jobs: int, scratch: str | None
+    date: str,
+    market: str | None,
+    symbols: list[str],
+    url: str,
+    *,
+    jobs: int,
+    scratch: str | None,
+    engine: str,
+    address: str | None,
 ) -> list[DayOutcome]:
     from twintape.io.merge import merge_date
     from twintape.io.store import open_store
 
-    with progress() as tell:
-        async with merge_run(open_store(url, create=False), jobs=jobs, scratch=scratch, tell=tell) as run:
+    store = open_store(url, create=False)
+    with progress() as tell, cluster(engine, address, store.url, tell) as spread:
+        async with merge_run(store, jobs=jobs, scratch=scratch, tell=tell) as run:
+            run.spread = spread
             outcomes: list[DayOutcome] = []
             for which in markets_of(market):
                 outcomes += await merge_date(run, which, date, symbols=symbols)
             return outcomes
+
+
+@contextlib.contextmanager
+def cluster(engine: str, address: str | None, store_url: str, tell: Callable[[str, int, int], None]) -> Iterator[Any]:
+    """Yield what merges shares elsewhere, or None for the engine `local`."""
+    if engine == "local":
+        yield None
+        return
+    from twintape import __version__
+    from twintape.io.cluster import RayCluster
+
+    ray = RayCluster(address, store_url=store_url, version=__version__, progress=tell)
+    try:
+        yield ray.spread
+    finally:
+        ray.close()
 
 
 def _report(outcomes: list[DayOutcome], *, json: bool, empty: str = "nothing is recorded for that date") -> None:

@@ -91,6 +91,7 @@ class ExchangeConfig:
         gateways: The front-ends.
         faults: By position in the sources; needs sources that end.
         statuses: What the list of symbols says, likewise.
+        holds: Positions, 0 to 1, where playing stops until `start` is called again; they too need sources that end.
         speed: How many seconds of the source pass in a second; `MAX_SPEED` sends as fast as all clients read.
         wait_clients: Start when so many connections have subscribed to something; 0 starts at once, None waits for `start`.
         host: The address to listen on.
@@ -106,6 +107,7 @@ class ExchangeConfig:
     gateways: Sequence[GatewayOptions] = (GatewayOptions(),)
     faults: Sequence[Fault] = ()
     statuses: Sequence[StatusChange] = ()
+    holds: Sequence[float] = ()
     speed: float = 1.0
     wait_clients: int | None = 0
     host: str = "127.0.0.1"
@@ -137,8 +139,8 @@ class SimulatedExchange:
             raise ConfigError(f"{len(config.sources)} sources of {len(self._venues)} markets: there must be one for each")
         totals = [source.total for source in config.sources]
         self._total = None if None in totals else sum(total for total in totals if total is not None)
-        if (config.faults or config.statuses) and self._total is None:
-            raise ConfigError("faults are placed by fractions of a source that ends", hint="give it a number of events")
+        if (config.faults or config.statuses or config.holds) and self._total is None:
+            raise ConfigError("faults and holds are placed by fractions of a source that ends", hint="give it a number of events")
         if any(fault.gateway >= len(config.gateways) for fault in config.faults):
             raise ConfigError(f"a fault of a gateway beyond the {len(config.gateways)} there are")
         tapes = any(isinstance(source, TapeSource) for source in config.sources)
@@ -157,6 +159,8 @@ class SimulatedExchange:
         )
         self._schedule = _schedule(config.faults, self._total or 0)
         self._statuses = sorted(config.statuses, key=lambda change: change.position)
+        self._holds = sorted(config.holds)
+        self._going = asyncio.Event()
         self._started = asyncio.Event()
         self._ended = asyncio.Event()
         self._started_wall_ns: int | None = None
@@ -207,6 +211,7 @@ class SimulatedExchange:
             "messages_sent": sum(gateway.sent_count for gateway in self.gateways),
             "total": self._total,
             "started": self._started.is_set(),
+            "holding": self._started.is_set() and not self._going.is_set(),
             "ended": self._ended.is_set(),
             "start_wall_ns": self._started_wall_ns,
             "gateways": [gateway.status() for gateway in self.gateways],
@@ -218,7 +223,8 @@ class SimulatedExchange:
         return self._messages_count / self._total if self._total else 0.0
 
     def start(self) -> None:
-        """Start the sources now; does nothing the second time."""
+        """Start the sources now, or go on where a hold stopped them."""
+        self._going.set()
         if not self._started.is_set():
             self._started_wall_ns = time.time_ns()
             self._started.set()
@@ -226,7 +232,11 @@ class SimulatedExchange:
     def subscribed(self) -> None:
         """Start when enough connections have subscribed to something."""
         wanted = self._config.wait_clients
-        if wanted is not None and sum(gateway.subscribed_count() for gateway in self.gateways) >= wanted:
+        if (
+            wanted is not None
+            and not self._started.is_set()
+            and sum(gateway.subscribed_count() for gateway in self.gateways) >= wanted
+        ):
             self.start()
 
     def inject(self, kind: FaultKind, gateway: int, seconds: float) -> None:
@@ -292,6 +302,7 @@ class SimulatedExchange:
             batched += 1
             self._list_symbols()
             await self._strike()
+            start_ns += await self._hold()
             if batched >= BATCH_MESSAGES_MAX:
                 await self._flush()
                 batched = 0
@@ -324,6 +335,17 @@ class SimulatedExchange:
             _, begins, fault = self._schedule.pop(0)
             gateway = self.gateways[fault.gateway]
             (gateway.begin if begins else gateway.end)(fault.kind)
+
+    async def _hold(self) -> int:
+        """Wait at a hold until told to go on; returns the nanoseconds waited."""
+        if not self._holds or self.position() < self._holds[0]:
+            return 0
+        self._holds.pop(0)
+        self._going.clear()
+        since_ns = time.monotonic_ns()
+        await self._flush()
+        await self._going.wait()
+        return time.monotonic_ns() - since_ns
 
     async def _flush(self) -> None:
         for gateway in self.gateways:

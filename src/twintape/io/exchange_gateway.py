@@ -297,6 +297,7 @@ class Gateway:
         self.refused_count = 0
         self.cut_count = 0
         self.sent_count = 0
+        self.snapshot_count = 0
         self._ping_count = 0
         self._venues = venues
         self._admin = admin
@@ -372,6 +373,7 @@ class Gateway:
             "refused": self.refused_count,
             "cut": self.cut_count,
             "sent": self.sent_count,
+            "snapshots": self.snapshot_count,
             "pings": self._ping_count + sum(connection.pings.sent_count for connection in self.connections.values()),
             "faults": [str(kind) for kind in self._faults],
         }
@@ -539,6 +541,7 @@ class Gateway:
         market = next((market for market in self._venues if path.startswith(_rest_root(market))), default_market)
         until_ns = self._admin.rest_until_ns(market, self.options.rest_lag_s) if market is not None else None
         answer = self._desk.answer(path, dict(request.query), now_ms=now_ms, until_ns=until_ns)
+        self.snapshot_count += answer.status == 200 and path.endswith("/depth")
         if FaultKind.WRONG in self._faults and answer.status == 200:
             answer = HttpAnswer(200, _wrong(answer.body), answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=answer.headers, content_type="application/json")
