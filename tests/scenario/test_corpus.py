@@ -168,7 +168,7 @@ def test_two_collectors_with_losses_of_their_own_make_the_whole_book(name, tmp_p
     """Real processes, played through the simulator; each line misses something, the archive nothing."""
     capture = capture_of(name)
     record(tmp_path, capture)
-    merge(tmp_path, capture)
+    merge(tmp_path, capture, call)
     archive = check(tmp_path, name, capture)
     missed = {"alpha": 0, "beta": 0}
     for expected in capture["symbols"]:
@@ -184,8 +184,8 @@ def test_two_collectors_with_losses_of_their_own_make_the_whole_book(name, tmp_p
         stream = expected["streams"][0].partition("@")[2]
         agree, disagree = agreement(tmp_path, archive, capture["market"], expected, stream, recording.snapshots[0])
         assert (agree, disagree) == (expected["bookTicker_agree"], expected["bookTicker_disagree"])
-    run("prune", "--store", tmp_path / "store", "--grace", "0s", "--execute")
-    assert run("verify", "--store", tmp_path / "store").count(": ok") == len(archive.days())
+    call("prune", "--store", tmp_path / "store", "--grace", "0s", "--execute")
+    assert call("verify", "--store", tmp_path / "store").count(": ok") == len(archive.days())
     check(tmp_path, name, capture)
 
 

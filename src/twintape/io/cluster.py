@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -27,6 +28,7 @@ __all__ = ["SLICES_PER_CPU", "RayCluster"]
 
 SLICES_PER_CPU = 2
 """Shares are cut until there are so many for each processor of the cluster: more would fetch objects more often, fewer would leave processors idle."""
+CONNECT_S_MAX = 5.0
 RETRIES_MAX = 3
 """How often a task is given to another worker when its worker died."""
 
@@ -53,6 +55,7 @@ class RayCluster:
             raise ConfigError(
                 "Ray is not installed", hint="install twintape[ray] here and on every node of the cluster"
             ) from error
+        _reach(address)
         self._ray = ray
         self._store_url = store_url
         self._version = version
@@ -101,6 +104,22 @@ class RayCluster:
     def close(self) -> None:
         """Leave the cluster; tasks under way are abandoned."""
         self._ray.shutdown()
+
+
+def _no_cluster(address: str | None, error: Exception) -> ConfigError:
+    hint = "start one with `ray start --head`, and give its address with --address HOST:PORT"
+    return ConfigError(f"there is no Ray cluster at {address or 'RAY_ADDRESS or this machine'}: {error}", hint=hint)
+
+
+def _reach(address: str | None) -> None:
+    """Find out at once that nobody listens at an address: Ray itself tries for minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # a word of Ray's own, such as `auto`, or none
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S_MAX).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
 
 
 def _merge_share(store_url: str, batch: Batch, share: Share, version: str) -> list[DayOutcome]:
