@@ -1,7 +1,9 @@
 """Many machines, one archive: a Ray cluster whose worker is killed, and merges that meet in one store."""
 
 import asyncio
+import itertools
 import os
+import random
 import re
 import shutil
 import signal
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from support.store import DAYS, Exchange, Recorder, contents, copy_of, generations, keys_of, merge, merge_run, put
+from support.store import DAYS, DawdlingStore, Exchange, Recorder, contents, copy_of, generations, keys_of, merge, merge_run, put
 from twintape.core.markets import Market
 from twintape.io.merge import merge_date, merge_share
 from twintape.io.store import FileStore, MemoryStore
@@ -26,7 +28,7 @@ WORKER = b"ray::_merge_share"
 
 
 def recorded() -> MemoryStore:
-    """Return a store in which each symbol was recorded by two collectors of its own: as many shares as symbols."""
+    """Return a store in which each symbol was recorded by two collectors of its own."""
     store = MemoryStore()
     for number, symbol in enumerate(SYMBOLS):
         exchange = Exchange(symbol, Market.SPOT, seed=number)
@@ -146,9 +148,9 @@ def test_merges_that_meet_in_one_store_share_the_work_and_prove_each_day_once(tm
     alone = copy_of(raw)
     merge(alone, tmp_path, [DAY])
     shared = copy_of(raw)
-    runs = [merge_run(shared, str(tmp_path)) for _ in range(2)]
-    # Each begins elsewhere: the first at the first share, the second in the middle.
-    for run, place in zip(runs, ("0", "2"), strict=True):
+    runs = [merge_run(DawdlingStore(shared, random.Random(seed)), str(tmp_path)) for seed in range(2)]
+    # Each begins elsewhere in the list of days.
+    for run, place in zip(runs, ("0", "6"), strict=True):
         run.draw_id = iter_ids(place)
 
     async def both():
@@ -159,16 +161,16 @@ def test_merges_that_meet_in_one_store_share_the_work_and_prove_each_day_once(tm
     assert all("/g0001.json" in key for key in generations(shared))
     fresh = [{outcome.symbol for outcome in outcomes if outcome.fresh} for outcomes in (one, other)]
     assert not fresh[0] & fresh[1]
-    assert fresh[0] | fresh[1] == set(SYMBOLS)
+    assert fresh[0] | fresh[1] == {*SYMBOLS, "!session"}
     assert fresh[0]
     assert fresh[1]
     assert [outcome.status for outcome in one] == [outcome.status for outcome in other]
 
 
 def iter_ids(place: str):
-    """Return a source of ids whose first says where to begin."""
-    numbers = iter(range(1, 1_000))
-    first = [place]
+    """Return a source of ids whose first two, for the shares and for the days of one, say where to begin."""
+    numbers = itertools.count(1)
+    first = [place, place]
     return lambda: first.pop() if first else f"{int(place):04x}{next(numbers):012x}"
 
 
