@@ -159,9 +159,9 @@ def test_merges_that_meet_in_one_store_share_the_work_and_prove_each_day_once(tm
     one, other = asyncio.run(both())
     assert contents(shared) == contents(alone)
     assert all("/g0001.json" in key for key in generations(shared))
-    fresh = [{outcome.symbol for outcome in outcomes if outcome.fresh} for outcomes in (one, other)]
+    fresh = [{(outcome.symbol, outcome.stream) for outcome in outcomes if outcome.fresh} for outcomes in (one, other)]
     assert not fresh[0] & fresh[1]
-    assert fresh[0] | fresh[1] == {*SYMBOLS, "!session"}
+    assert fresh[0] | fresh[1] == {(outcome.symbol, outcome.stream) for outcome in one}
     assert fresh[0]
     assert fresh[1]
     assert [outcome.status for outcome in one] == [outcome.status for outcome in other]
