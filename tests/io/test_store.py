@@ -1,43 +1,34 @@
 import asyncio
 import os
-import uuid
 
 import pytest
 
+from support.virtual import VirtualClock
 from twintape.core.errors import AlreadyExistsError, ConfigError, NotFoundError, StoreError
 from twintape.io import disk as disk_module
+from twintape.io.conditions import SoleWriterStore
+from twintape.io.faults import Fault, Faults, FaultyStore
 from twintape.io.ports import ObjectInfo
 from twintape.io.store import FileStore, MemoryStore, create_by_reading_back, open_store
 
-S3 = os.environ.get("TWINTAPE_TEST_S3")
-BUCKET = os.environ.get("TWINTAPE_TEST_S3_BUCKET", "twintape-test")
 CANARIES = ("CANARY-key-id-4711", "CANARY-secret-4711", "CANARY-session-4711")
+FLAKY = Faults(rates=dict.fromkeys((Fault.UNAVAILABLE, Fault.SLOW_DOWN, Fault.TIMEOUT, Fault.LOST, Fault.ECHO), 0.06))
 
 
-def s3_store(**options):
-    settings = {
-        "endpoint": S3,
-        "region": "us-east-1",
-        "access_key_id": "test",
-        "secret_access_key": "testsecret",
-        "allow_http": "true",
-    }
-    return open_store(f"s3://{BUCKET}/{uuid.uuid4()}", options=settings | options)
-
-
-@pytest.fixture(
-    params=[
-        "memory",
-        "file",
-        pytest.param("s3", marks=pytest.mark.skipif(not S3, reason="TWINTAPE_TEST_S3 names no endpoint")),
-    ]
-)
+@pytest.fixture(params=["memory", "file", "flaky", "sole writer", "radosgw", "ministack"])
 def store(request, tmp_path):
-    if request.param == "memory":
-        return open_store("memory://")
-    if request.param == "file":
-        return open_store((tmp_path / "store dir").as_uri())
-    return s3_store()
+    """Every kind of store there is; `flaky` fails a third of all requests, and its client tries again as one of S3 does."""
+    match request.param:
+        case "memory":
+            return open_store("memory://")
+        case "file":
+            return open_store((tmp_path / "store dir").as_uri())
+        case "flaky":
+            return FaultyStore(MemoryStore(), clock=VirtualClock(), faults=FLAKY, attempts=12)
+        case "sole writer":
+            return SoleWriterStore(MemoryStore())
+        case _:
+            return request.getfixturevalue(request.param).store("twintape-test")
 
 
 async def keys(store, prefix):

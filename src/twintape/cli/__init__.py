@@ -11,6 +11,7 @@ try:
     from twintape import __version__
     from twintape.cli.common import guarded
     from twintape.cli.demo import demo
+    from twintape.cli.doctor import doctor
     from twintape.cli.exchange import exchange
     from twintape.cli.look import book, cat, import_, inspect, ls
     from twintape.cli.night import merge, nightly, proof, prune, verify
@@ -44,6 +45,7 @@ app.command()(verify)
 app.command()(proof)
 app.command()(prune)
 app.command()(nightly)
+app.command()(doctor)
 app.command()(ls)
 app.command()(inspect)
 app.command()(cat)

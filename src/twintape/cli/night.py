@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import secrets
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from twintape.core.manifest import Proof
     from twintape.core.night_settings import NightlySettings
     from twintape.io.merge import DayOutcome
+    from twintape.io.ports import Store
     from twintape.io.prune import PrunePlan
 
 __all__ = ["merge", "nightly", "proof", "prune", "verify"]
@@ -44,6 +46,9 @@ JobsOption = Annotated[int, typer.Option(min=1, help="Days computed at the same 
 ENGINES = ("local", "ray")
 EngineOption = Annotated[str, typer.Option(help="Where days are merged: local (this machine) or ray (an existing Ray cluster).")]
 AddressOption = Annotated[str | None, typer.Option(help="With --engine ray: HOST:PORT of the cluster's head.")]
+SingleOption = Annotated[
+    bool, typer.Option("--single-merger", help="Promise that no other merge or prune runs: for stores that ignore If-None-Match.")
+]
 ScratchOption = Annotated[str | None, typer.Option(help="Directory for raw objects while they are merged.")]
 
 
@@ -56,18 +61,23 @@ def merge(
     scratch: ScratchOption = None,
     engine: EngineOption = "local",
     address: AddressOption = None,
+    single_merger: SingleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Merge the lines of all collectors of one date, prove the result, publish it. Never deletes. Safe to repeat and to interrupt.
 
     Several machines may merge one date at the same time: each begins at another place of the list and passes over what is proven already.
-    Exit code 1 if a day is gapped or conflicted, or cannot be merged.
+    Exit code 1 if a day is gapped or conflicted, or cannot be merged; 3 if the store is not fit for it.
     """
     if engine not in ENGINES:
         raise ConfigError(f"--engine is {engine!r}", hint=f"it is one of {', '.join(ENGINES)}")
     if address is not None and engine != "ray":
         raise ConfigError("--address belongs to --engine ray")
-    work = _merge(check_date(date), market, symbols_of(symbol), store, jobs=jobs, scratch=scratch, engine=engine, address=address)
+    if single_merger and engine != "local":
+        raise ConfigError("--single-merger promises what a cluster cannot keep", hint="merge with --engine local")
+    day = check_date(date)
+    names = symbols_of(symbol)
+    work = _merge(day, market, names, store, jobs=jobs, scratch=scratch, engine=engine, address=address, alone=single_merger)
     outcomes = run_async(work)
     _report(outcomes, json=json)
     if any(_is_finding(outcome) for outcome in outcomes):
@@ -84,11 +94,11 @@ async def _merge(
     scratch: str | None,
     engine: str,
     address: str | None,
+    alone: bool,
 ) -> list[DayOutcome]:
     from twintape.io.merge import merge_date
-    from twintape.io.store import open_store
 
-    store = open_store(url, create=False)
+    store = await _fit_store(url, alone=alone)
     with progress() as tell, cluster(engine, address, store.url, tell) as spread:
         async with merge_run(store, jobs=jobs, scratch=scratch, tell=tell) as run:
             run.spread = spread
@@ -112,6 +122,29 @@ def cluster(engine: str, address: str | None, store_url: str, tell: Callable[[st
         yield ray.spread
     finally:
         ray.close()
+
+
+def _open(url: str, *, alone: bool) -> Store:
+    """Open a store to publish in or to delete from; who is alone looks before each put, and needs no conditions of the store."""
+    from twintape.io.conditions import SoleWriterStore
+    from twintape.io.store import open_store
+
+    store = open_store(url, create=False)
+    return SoleWriterStore(store) if alone else store
+
+
+async def _fit_store(url: str, *, alone: bool) -> Store:
+    """Open a store to publish in.
+
+    Raises:
+        RefusedError: Two merges at once could overwrite each other's proofs in it, or `twintape doctor` found it unfit.
+    """
+    from twintape.io.clock import SystemClock
+    from twintape.io.conditions import require_fit
+
+    store = _open(url, alone=alone)
+    await require_fit(store, lambda: secrets.token_hex(8), SystemClock().wall_ns())
+    return store
 
 
 def _report(outcomes: list[DayOutcome], *, json: bool, empty: str = "nothing is recorded for that date") -> None:
@@ -295,13 +328,15 @@ def prune(
     grace: Annotated[str, typer.Option(help="How long raw data outlives a complete or partial proof.")] = "72h",
     gapped_grace: Annotated[str, typer.Option(help="How long it outlives a gapped one.")] = "14d",
     execute: Annotated[bool, typer.Option("--execute", help="Delete. Without it, only say what would go.")] = False,
+    single_merger: SingleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Delete raw segments whose every frame is proven to be in the archive. Prints its plan; deletes only with --execute.
 
     Exit code 3 if the store forbids pruning.
     """
-    plan, report = run_async(_prune(store, market, duration_ns(grace), duration_ns(gapped_grace), execute=execute, json=json))
+    graces = duration_ns(grace), duration_ns(gapped_grace)
+    plan, report = run_async(_prune(_open(store, alone=single_merger), market, *graces, execute=execute, json=json))
     if json:
         listed = {"delete": [plain(d) for d in plan.delete], "kept": [plain(k) for k in plan.kept]}
         print_json({"write_id": plan.write_id, **listed, "done": report})
@@ -336,16 +371,12 @@ def _print_done(plan: PrunePlan, report: Mapping[str, Any] | None) -> None:
 
 
 async def _prune(
-    url: str, market: str | None, grace_ns: int, gapped_grace_ns: int, *, execute: bool, json: bool
+    store: Store, market: str | None, grace_ns: int, gapped_grace_ns: int, *, execute: bool, json: bool
 ) -> tuple[PrunePlan, Mapping[str, Any] | None]:
     """Plan, print the plan, and only then delete."""
-    import secrets
-
     from twintape.core.manifest import PrunePolicy
     from twintape.io.prune import PruneRun, execute_prune, plan_prune
-    from twintape.io.store import open_store
 
-    store = open_store(url, create=False)
     with progress(quiet=json) as tell:
         run = PruneRun(store, lambda: secrets.token_hex(8), PrunePolicy(grace_ns, gapped_grace_ns), progress=tell)
         plan = await plan_prune(run, markets_of(market))
@@ -368,6 +399,7 @@ def nightly(
     grace: Annotated[str | None, typer.Option(help="How long raw data outlives its proof.")] = None,
     prune_too: Annotated[bool | None, typer.Option("--prune/--no-prune", help="Plan a prune after the merge.")] = None,
     execute: Annotated[bool | None, typer.Option("--execute/--dry-run", help="Whether that prune deletes.")] = None,
+    single_merger: SingleOption = False,
     json: JsonOption = False,
 ) -> None:
     """Merge every date that is due, then prune what is proven: the cron job.
@@ -378,6 +410,7 @@ def nightly(
 
     text = "" if config is None else _read(config)
     options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
+    options["single_merger"] = single_merger or None
     settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
     outcomes, report = run_async(_nightly(settings, json=json))
     if json:
@@ -407,15 +440,13 @@ async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOu
     from twintape.io.clock import SystemClock
     from twintape.io.merge import merge_date
     from twintape.io.nightly import due_dates
-    from twintape.io.store import open_store
 
     # Before hours of merging, not behind them: a wrong duration ends the night.
     graces = duration_ns(settings.grace), duration_ns(settings.gapped_grace)
+    store = await _fit_store(settings.store, alone=settings.single_merger)
     outcomes: list[DayOutcome] = []
     with progress(quiet=json) as tell:
-        async with merge_run(
-            open_store(settings.store, create=False), jobs=settings.jobs, scratch=settings.scratch, tell=tell
-        ) as run:
+        async with merge_run(store, jobs=settings.jobs, scratch=settings.scratch, tell=tell) as run:
             for which in markets_of(None):
                 for date in await due_dates(run.store, which, SystemClock().wall_ns(), collectors=settings.collectors):
                     outcomes += await merge_date(run, which, date)
@@ -423,5 +454,5 @@ async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOu
         _report([outcome for outcome in outcomes if outcome.fresh or outcome.error], json=False, empty="nothing new to merge")
     if not settings.prune:
         return outcomes, None
-    _, report = await _prune(settings.store, None, *graces, execute=settings.execute, json=json)
+    _, report = await _prune(store, None, *graces, execute=settings.execute, json=json)
     return outcomes, report

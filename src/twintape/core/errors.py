@@ -10,6 +10,7 @@
 
     * `NotFoundError` (also a `LookupError`) – the key does not exist.
     * `AlreadyExistsError` – a create-only put met an object that is provably somebody else's.
+    * `NotSupportedError` – the store does not know requests of this kind, and never will.
 
   * `RefusedError` – an unsafe request was declined; exit code 3.
 
@@ -24,6 +25,7 @@ __all__ = [
     "ContinuityError",
     "CorruptionError",
     "NotFoundError",
+    "NotSupportedError",
     "RefusedError",
     "StoreError",
     "TwintapeError",
@@ -84,6 +86,10 @@ class NotFoundError(StoreError, LookupError):
 
 class AlreadyExistsError(StoreError):
     """A create-only put found an object with other content under its key."""
+
+
+class NotSupportedError(StoreError):
+    """The store does not know requests of this kind; asking again does not help."""
 
 
 class RefusedError(TwintapeError):

@@ -23,6 +23,7 @@ class NightlySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         execute: Whether that prune deletes; otherwise it is a dry run.
         grace: How long raw data outlives a complete or partial proof.
         gapped_grace: How long it outlives a gapped one.
+        single_merger: The promise that no other merge or prune runs at the same time: what a store that ignores conditions needs.
     """
 
     store: str = "./twintape-store"
@@ -33,6 +34,7 @@ class NightlySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     execute: bool = False
     grace: str = "72h"
     gapped_grace: str = "14d"
+    single_merger: bool = False
 
 
 def parse_nightly_settings(text: str, *, overrides: dict[str, object] | None = None) -> NightlySettings:

@@ -17,7 +17,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import from_url
 
-from twintape.core.errors import AlreadyExistsError, ConfigError, NotFoundError, StoreError
+from twintape.core.errors import AlreadyExistsError, ConfigError, NotFoundError, NotSupportedError, StoreError
 from twintape.io.ports import ObjectInfo
 from twintape.io.store import check_key, check_prefix, create_by_reading_back
 
@@ -31,6 +31,9 @@ ERROR_TEXT_MAX = 400
 SECRET_SIZE_MIN = 3
 """A shorter "secret" is a placeholder, and taking it out would garble every message."""
 
+UNSUPPORTED_HINT = "`twintape doctor` says what this store can do"
+
+_UNSUPPORTED = re.compile(r"status code: 501\b|<Code>NotImplemented</Code>|non-partial response")
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^?#@\s]*)?")
 _SECRET_NAME = re.compile(r"key|secret|token|password|credential|sas|account", re.IGNORECASE)
 _ENVIRONMENT = re.compile(r"(AWS|GOOGLE|AZURE)_.*")
@@ -52,6 +55,10 @@ def open_cloud_store(scheme: str, place: str, options: Mapping[str, str]) -> Obs
     url = f"{scheme}://{place.rstrip('/')}"
     # Which settings there are depends on the scheme; obstore checks them.
     settings: Any = {name: value for name, value in options.items() if name != "allow_http"}
+    if scheme == "s3":
+        # One key a request: its answer is about that key, and a policy that allows deleting below a prefix allows it. (radosgw 16 asks for the
+        # permission on the whole bucket when the same key comes in a bulk request.)
+        settings["disable_bulk_delete"] = "true"
     allow_http = options.get("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false")).lower() in ("1", "true")
     try:
         backend: Any = from_url(
@@ -183,9 +190,13 @@ class ObstoreStore:
         except (exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
             failure = StoreError(f"{key}: refused: {self._text(error)}", hint="check the credentials and the bucket's policy")
         except (exceptions.NotSupportedError, exceptions.InvalidPathError, NotImplementedError) as error:
-            failure = StoreError(f"{key}: not supported: {self._text(error)}")
+            failure = NotSupportedError(f"{key}: not supported: {self._text(error)}", hint=UNSUPPORTED_HINT)
         except (exceptions.BaseError, OSError) as error:
-            failure = StoreError(f"{key}: {self._text(error)}", retryable=True)
+            text = self._text(error)
+            if _UNSUPPORTED.search(text):
+                failure = NotSupportedError(f"{key}: not supported: {text}", hint=UNSUPPORTED_HINT)
+            else:
+                failure = StoreError(f"{key}: {text}", retryable=True)
         # Raised out here, without the original as its context: that one's text may hold credentials.
         raise failure
 

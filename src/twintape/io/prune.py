@@ -33,6 +33,7 @@ from twintape.core.markets import Market
 from twintape.core.wire import is_depth
 from twintape.io.batch import neighbour
 from twintape.io.catalog import Head, RawSegment, list_heads, read_segments
+from twintape.io.conditions import require_fit
 from twintape.io.ports import Store
 from twintape.io.verify import read_outputs
 
@@ -88,12 +89,13 @@ async def plan_prune(run: PruneRun, markets: Iterable[Market]) -> PrunePlan:
     """Find out what may be deleted, and verify the archive it relies on by reading it whole.
 
     Raises:
-        RefusedError: The store holds an object named `STOP`, or a proof of a format this version does not know.
+        RefusedError: The store holds an object named `STOP`, is not fit for pruning, or has a proof of a format this version does not know.
         StoreError: The store failed.
     """
     await _check_stop(run)
     plan = PrunePlan(write_id=run.draw_id())
     now_ns = await _store_now_ns(run, plan.write_id)
+    await require_fit(run.store, run.draw_id, now_ns)
     checked = 0
     for market in markets:
         checked += await _plan_market(run, market, plan, now_ns)
