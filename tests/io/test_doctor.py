@@ -11,6 +11,7 @@ from support.proxy import proxy
 from support.store import DAYS, Exchange, Recorder, merge, prune, put
 from support.virtual import SECOND_NS, VirtualClock
 from twintape.core.errors import AlreadyExistsError, CorruptionError, RefusedError, StoreError
+from twintape.core.names import TABLES
 from twintape.io import conditions
 from twintape.io.clock import SystemClock
 from twintape.io.conditions import CONDITIONS_KEY, Fitness, SoleWriterStore, conditions_kept, latest_verdict, require_fit
@@ -317,6 +318,12 @@ def policies():
     found = dict(re.findall(r"```json (\w+)\n(.*?)```", text, re.DOTALL))
     assert set(found) == set(Role)
     return {role: json.loads(policy)["Statement"] for role, policy in found.items()}
+
+
+def test_the_policies_name_every_table_of_the_archive():
+    for role in (Role.MERGER, Role.PRUNER):
+        text = json.dumps(policies()[role])
+        assert [table for table in TABLES if f"PREFIX/{table}/*" not in text] == []
 
 
 def test_every_role_is_allowed_what_it_needs_and_nothing_it_must_not_on_a_real_store(radosgw):
