@@ -17,7 +17,7 @@ from twintape.core.wire import parse_control
 from twintape.io.collector import Collector
 from twintape.io.disk import PosixDisk
 from twintape.io.ports import RestAnswer
-from twintape.io.spool import Spool, SpoolLimits
+from twintape.io.spool import SealedFile, Spool, SpoolLimits
 from twintape.io.status import StatusServer, status
 from twintape.io.store import MemoryStore
 from twintape.io.upload import upload_one
@@ -319,6 +319,32 @@ async def test_a_store_that_is_away_costs_nothing_but_time(tmp_path):
         assert rig.journal.named("upload_recovered")
         assert len(await rig.recorded()) >= 3
     assert await rig.frames() == [depth(number, number) for number in range(1, 20)]
+
+
+async def test_how_long_files_wait_for_the_store_is_known(tmp_path):
+    async with Rig(tmp_path) as rig:
+        shipper = rig.collector.shipper
+        rig.store_error = StoreError("away", retryable=True)
+        rig.socket.hear(depth(1, 2))
+        await rig.let(47)
+        assert shipper.oldest_s() < 10
+        await rig.let(100)
+        assert 95 < shipper.oldest_s() < 110
+        rig.store_error = None
+        await rig.let(90)
+        assert shipper.oldest_s() == 0
+        assert sum(shipper.wait_counts) == shipper.uploaded > 1
+        assert 100 < shipper.wait_s < 200 * shipper.uploaded
+
+
+async def test_a_file_of_an_earlier_process_has_waited_since_its_hour_at_least(tmp_path):
+    async with Rig(tmp_path) as rig:
+        day_ago = SealedFile("x", "raw/v1/tokyo/spot/2025-10-08/08/ffffffff-1-1-0123456789abcdef.tape.zst", 1, "0" * 64)
+        rig.store_error = StoreError("away", retryable=True)
+        rig.collector.shipper.add(Market.SPOT, [day_ago])
+        age_s = (rig.clock.wall_ns() - 1_759_914_000 * SECOND_NS) / SECOND_NS
+        assert rig.collector.shipper.oldest_s() == pytest.approx(age_s)
+        assert age_s > 86_000 - 3600
 
 
 async def test_a_stop_does_not_wait_for_the_store_longer_than_told(tmp_path):

@@ -400,19 +400,28 @@ def nightly(
     prune_too: Annotated[bool | None, typer.Option("--prune/--no-prune", help="Plan a prune after the merge.")] = None,
     execute: Annotated[bool | None, typer.Option("--execute/--dry-run", help="Whether that prune deletes.")] = None,
     single_merger: SingleOption = False,
+    metrics_file: Annotated[
+        Path | None, typer.Option(help="Write what the night came to here, for Prometheus' node exporter (*.prom).")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Merge every date that is due, then prune what is proven: the cron job.
 
     A date is due when every collector seen in the last week has recordings behind its midnight, or 24 hours after it.
     """
-    from twintape.core.night_settings import parse_nightly_settings
+    import time
 
+    from twintape.core.night_settings import parse_nightly_settings
+    from twintape.io.night_metrics import night_metrics, write_night_metrics
+
+    began_ns = time.time_ns()
     text = "" if config is None else _read(config)
     options = {"store": store, "jobs": jobs, "grace": grace, "prune": prune_too, "execute": execute}
     options["single_merger"] = single_merger or None
     settings = parse_nightly_settings(text, overrides={name: value for name, value in options.items() if value is not None})
     outcomes, report = run_async(_nightly(settings, json=json))
+    if metrics_file is not None:
+        write_night_metrics(metrics_file, night_metrics(outcomes, began_ns=began_ns, finished_ns=time.time_ns()))
     if json:
         print_json(
             {

@@ -196,7 +196,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
         chrony = asyncio.create_task(watch_chrony(clock))
         stack.callback(chrony.cancel)
         if settings.metrics_port:
-            await stack.enter_async_context(StatusServer(collector, settings.metrics_port))
+            await stack.enter_async_context(StatusServer(collector, settings.metrics_port, log_dropped=lambda: stream.dropped))
         if terminal is not None:
             live = asyncio.create_task(_live_line(collector, terminal.console))
             stack.callback(live.cancel)

@@ -33,7 +33,7 @@ from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory, 
 from twintape.core.sequence import Join, is_new_epoch, join
 from twintape.core.silence import Lag, Pace
 from twintape.core.subscription import Subscription
-from twintape.core.tally import Tally
+from twintape.core.tally import Tally, close_word
 from twintape.core.wire import bytes_line, depth_ids, event_time_us, is_shutdown_notice, recordable, suspect_line
 
 __all__ = ["TRANSITIONS", "Event", "Session", "State"]
@@ -54,8 +54,6 @@ FIRST_STREAM_DATA_NS = 120 * SECOND_NS
 """A stream that was acknowledged and never spoke for so long is said to be mute: acknowledgements prove nothing."""
 CHECK_LATE_NS = SECOND_NS
 """When a check comes so much later than it should, we were blocked ourselves, and what waits in the socket is no silence."""
-CLOSE_CODES = frozenset({1000, 1001, 1002, 1006, 1008, 1009, 1011, 1012, 1013})
-"""Codes of the websocket protocol that are counted by themselves; metrics must not grow with what a server makes up."""
 MISSING_MAX = 2
 """A stream that the server so often in a row says it has not got is worth another connection, once."""
 NAMED_MAX = 20
@@ -189,9 +187,7 @@ class Session:
     def closed(self, code: int | None, reason: str) -> Sequence[Action]:
         """Take the end of the connection."""
         before = self._move(Event.CLOSED)
-        self.ended_by = self.ended_by or (
-            "tcp_end" if code is None else f"close_{code}" if code in CLOSE_CODES else "close_other"
-        )
+        self.ended_by = self.ended_by or close_word(code)
         self.tally.frames += self.frames
         self._listening(-1)
         self._end_suspicions()
@@ -369,8 +365,8 @@ class Session:
             self._data(now_ns)
             return (Notice("frame_of_no_stream", {"start": payload[:80].decode(errors="replace")}),)
         if answer.refused:
-            name = "subscriptions_unlisted" if answer.listing else "subscribe_refused"
-            return (Notice(name, {"answer": payload[:NAMED_BYTES_MAX].decode(errors="replace")}),)
+            said = {"answer": payload[:NAMED_BYTES_MAX].decode(errors="replace")}
+            return (Notice("subscriptions_unlisted" if answer.listing else "subscribe_refused", said),)
         actions = self._missing(answer.missing) if answer.listing else _NOTHING
         if answer.extra:
             actions += (Notice("subscription_extra", {"count": len(answer.extra), "streams": answer.extra[:NAMED_MAX]}),)

@@ -22,6 +22,7 @@ from twintape.core.session import Session, State
 from twintape.core.settings import MarketSettings, RecordSettings, shards
 from twintape.core.shard import Dial, Retire, Shard
 from twintape.core.symbols import Changes, Roster
+from twintape.core.tally import Tally
 from twintape.core.wire import clock_line, snapshot_line, subscribe_line, suspect_line
 from twintape.io.link import Link
 from twintape.io.ports import Clock, Dialer, Journal, Rest, RestAnswer
@@ -31,7 +32,7 @@ from twintape.io.spool import SealedFile, Spool
 from twintape.io.symbols import SymbolWatch
 from twintape.io.writer import Writer
 
-__all__ = ["Collector"]
+__all__ = ["ALARMING", "ROUTINE", "WARNING", "Collector"]
 
 DIAL_TIMEOUT_S = 10.0
 FLUSH_S = 0.02
@@ -55,6 +56,7 @@ ALARMING = frozenset(
         "upload_damaged",
         "spool_alarm",
         "subscribe_refused",
+        "subscription_missing",
     }
 )
 WARNING = frozenset(
@@ -70,13 +72,23 @@ WARNING = frozenset(
         "peer_vanished",
         "clock_step",
         "snapshot_given_up",
+        "snapshot_refused",
         "server_shutdown",
         "dial_failed",
         "spool_note",
     }
 )
 ROUTINE = frozenset(
-    {"gap_open", "gap_filled", "id_irregular", "frame_of_no_stream", "gap_covered", "frame_not_text", "depth_without_ids"}
+    {
+        "gap_open",
+        "gap_filled",
+        "gap_covered",
+        "id_irregular",
+        "frame_of_no_stream",
+        "frame_not_text",
+        "depth_without_ids",
+        "subscription_extra",
+    }
 )
 """Counted always, logged only now and then: one bad stream must not fill the log."""
 LOG_ROUTINE_EVERY = 1000
@@ -91,6 +103,7 @@ class _MarketState:
     shards: int = 0
     lines: int = 0
     size: int = 0
+    tally: Tally = field(default_factory=Tally)
     shard_of: dict[str, Shard] = field(default_factory=dict)
     watch: SymbolWatch | None = None
 
@@ -287,6 +300,7 @@ class Collector:
                 name=f"{self.settings.collector}/{market}",
                 number=state.shards,
                 seats=self.settings.connections,
+                tally=state.tally,
             )
             state.shards += 1
             self.shards.append(shard)

@@ -7,9 +7,12 @@ until the store has shown that it holds the bytes; only then is the spool told t
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from twintape.core import names
 from twintape.core.errors import CorruptionError, StoreError
 from twintape.core.markets import Market
 from twintape.io.ports import Clock
@@ -20,6 +23,9 @@ __all__ = ["Shipper"]
 BACKOFF_BASE_S = 1.0
 BACKOFF_MAX_S = 60.0
 POLL_S = 0.05
+WAIT_BOUNDS_S = (0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+"""Upper bounds of the counts of how long files waited."""
+HOUR_NS = 3600 * 1_000_000_000
 
 
 class Shipper:
@@ -32,6 +38,12 @@ class Shipper:
         on_confirmed: Takes `(market, file)` once the store has it.
         on_damaged: Takes `(market, file, detail)` of a file that is not what was sealed.
         on_notice: Takes `(name, details)`.
+
+    Attributes:
+        uploaded: Files the store has shown that it has; `uploaded_bytes` their sizes.
+        failures: Attempts that failed.
+        wait_counts: How many files waited from being handed over to being confirmed for at most each of `WAIT_BOUNDS_S`, and longer.
+        wait_s: How long they waited together.
     """
 
     def __init__(
@@ -47,6 +59,9 @@ class Shipper:
         self.uploaded = 0
         self.uploaded_bytes = 0
         self.failures = 0
+        self.wait_counts = [0] * (len(WAIT_BOUNDS_S) + 1)
+        self.wait_s = 0.0
+        self._since_ns: dict[tuple[Market, str], int] = {}
         self._upload = upload
         self._clock = clock
         self._draw = draw
@@ -64,8 +79,17 @@ class Shipper:
 
     def add(self, market: Market, files: Sequence[SealedFile]) -> None:
         """Take sealed files, oldest first."""
+        now_ns = self._clock.wall_ns()
         for sealed in files:
+            # What an earlier process left has waited at least since the end of the hour it is filed under.
+            key = names.parse_raw_key(sealed.key)
+            filed_ns = now_ns if key is None else _hour_end_ns(key.date, key.hour)
+            self._since_ns[market, sealed.path] = min(now_ns, filed_ns)
             self._queue.put_nowait((market, sealed))
+
+    def oldest_s(self) -> float:
+        """Return how long the oldest file that the store does not have has been waiting; 0 without any. By the wall clock."""
+        return max(0.0, (self._clock.wall_ns() - min(self._since_ns.values())) / 1e9) if self._since_ns else 0.0
 
     async def run(self) -> None:
         """Upload, for ever; several of these run at once."""
@@ -74,7 +98,9 @@ class Shipper:
             self._active += 1
             done = await self._ship(market, sealed)
             self._active -= 1
-            if not done:
+            if done:
+                self._since_ns.pop((market, sealed.path), None)
+            else:
                 self._queue.put_nowait((market, sealed))
 
     async def drain(self, until_ns: int) -> None:
@@ -102,5 +128,12 @@ class Shipper:
             self._on_notice("upload_recovered", {"market": str(market)})
         self.uploaded += 1
         self.uploaded_bytes += sealed.size
+        waited_s = max(0.0, (self._clock.wall_ns() - self._since_ns.get((market, sealed.path), 0)) / 1e9)
+        self.wait_counts[bisect_left(WAIT_BOUNDS_S, waited_s)] += 1
+        self.wait_s += waited_s
         self._on_confirmed(market, sealed)
         return True
+
+
+def _hour_end_ns(date: str, hour: int) -> int:
+    return int(datetime.fromisoformat(f"{date}T00:00:00+00:00").timestamp()) * 1_000_000_000 + (hour + 1) * HOUR_NS

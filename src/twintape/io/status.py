@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector as MetricsSource
 
 from twintape.core.session import State
 from twintape.core.shard import Shard
-from twintape.io.collector import Collector
+from twintape.core.tally import HANDOVERS, RECONNECTS, SUSPECTS
+from twintape.io.collector import ALARMING, ROUTINE, WARNING, Collector
 from twintape.io.descriptors import descriptors_left
+from twintape.io.metrics import more_metrics
 
 __all__ = ["StatusServer", "status"]
 
@@ -58,6 +59,7 @@ def status(collector: Collector) -> dict[str, Any]:
         ],
         "uploads": {
             "waiting": collector.shipper.waiting,
+            "oldest_s": round(collector.shipper.oldest_s(), 3),
             "done": collector.shipper.uploaded,
             "bytes": collector.shipper.uploaded_bytes,
             "failures": collector.shipper.failures,
@@ -70,8 +72,9 @@ def status(collector: Collector) -> dict[str, Any]:
 class _Source(MetricsSource):
     """Turns the state into metrics when it is asked to."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, log_dropped: Callable[[], int]) -> None:
         self._collector = collector
+        self._log_dropped = log_dropped
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric."""
@@ -89,11 +92,11 @@ class _Source(MetricsSource):
             spool.add_metric([market], known.used_bytes)
             alarm.add_metric([market], known.alarm)
         events = CounterMetricFamily("twintape_events", "Events by name, as in the log", labels=["event"])
-        for name, count in collector.counts.items():
-            events.add_metric([name], count)
+        for name in sorted({*ALARMING, *WARNING, *ROUTINE, *collector.counts}):
+            events.add_metric([name], collector.counts[name])
         answers = CounterMetricFamily("twintape_rest_answers", "REST answers by status", labels=["status"])
-        for code, count in collector.fetcher.answers.items():
-            answers.add_metric([str(code)], count)
+        for code in sorted({200, 418, 429, *collector.fetcher.answers}):
+            answers.add_metric([str(code)], collector.fetcher.answers.get(code, 0))
         now_ns = collector.clock.monotonic_ns()
         weight = GaugeMetricFamily("twintape_rest_weight", "Request weight used in the last minute", labels=["pool"])
         limit = GaugeMetricFamily("twintape_rest_weight_limit", "Request weight allowed in a minute", labels=["pool"])
@@ -122,6 +125,7 @@ class _Source(MetricsSource):
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
         yield from _connections(collector, now_ns)
+        yield from more_metrics(collector, self._log_dropped())
         yield CounterMetricFamily("twintape_uploads", "Sealed files confirmed by the store", collector.shipper.uploaded)
         yield CounterMetricFamily("twintape_uploaded_bytes", "Bytes of them", collector.shipper.uploaded_bytes)
         yield CounterMetricFamily(
@@ -131,7 +135,7 @@ class _Source(MetricsSource):
 
 def _connections(collector: Collector, now_ns: int) -> Iterator[Metric]:
     """Yield what there is to know about keeping the streams heard."""
-    reconnects = CounterMetricFamily("twintape_reconnects", "Connections that ended by themselves", labels=["market"])
+    reconnects = CounterMetricFamily("twintape_reconnects", "Connections that ended by themselves", labels=["market", "reason"])
     handovers = CounterMetricFamily("twintape_handovers", "Changes of connection by how they ended", labels=["market", "result"])
     suspects = CounterMetricFamily("twintape_suspects", "Suspected intervals by reason", labels=["market", "reason"])
     wanted = GaugeMetricFamily("twintape_connections_wanted", "Connections that should be open", labels=["market"])
@@ -140,15 +144,17 @@ def _connections(collector: Collector, now_ns: int) -> Iterator[Metric]:
     steady = GaugeMetricFamily("twintape_streams_steady", "Streams whose silence is noticed in 5 seconds", labels=["market"])
     suspected = GaugeMetricFamily("twintape_streams_suspected", "Streams that no connection hears unsuspected", labels=["market"])
     lag = GaugeMetricFamily("twintape_lag_seconds", "How much later than usual the latest frames came", labels=["market"])
-    for market in collector.markets:
+    for market, state in collector.markets.items():
         shards = [shard for shard in collector.shards if shard.market is market]
         memories = [memory for shard in shards for memory in shard.memories]
         sessions = [session for shard in shards for session in shard.sessions if session.state is State.OPEN]
-        reconnects.add_metric([market], sum(shard.tally.reconnects.total() for shard in shards))
-        for family, name in ((handovers, "handovers"), (suspects, "suspects")):
-            counted: Counter[str] = sum((getattr(shard.tally, name) for shard in shards), Counter())
-            for key, count in counted.items():
-                family.add_metric([market, key], count)
+        for family, counted, words in (
+            (reconnects, state.tally.reconnects, RECONNECTS),
+            (handovers, state.tally.handovers, HANDOVERS),
+            (suspects, state.tally.suspects, SUSPECTS),
+        ):
+            for word in words:  # from the beginning: no rate sees the first count of a series that was not there
+                family.add_metric([market, word], counted[word])
         wanted.add_metric([market], sum(len(shard.seats) for shard in shards))
         heard.add_metric([market], sum(not session.suspect_count for session in sessions))
         streams.add_metric([market], len(memories))
@@ -171,13 +177,15 @@ class StatusServer:
     Args:
         collector: Whose state.
         port: TCP port; 0 takes any, and `port` says which once entered.
+        log_dropped: Returns how many log lines were dropped because nobody read them.
     """
 
-    def __init__(self, collector: Collector, port: int) -> None:
+    def __init__(self, collector: Collector, port: int, *, log_dropped: Callable[[], int] = lambda: 0) -> None:
         self.port = port
         self._collector = collector
         self._registry = CollectorRegistry()
-        self._registry.register(_Source(collector))
+        self._registry.register(_Source(collector, log_dropped))
+        ProcessCollector(registry=self._registry)
         self._runner: web.AppRunner | None = None
 
     async def __aenter__(self) -> StatusServer:
