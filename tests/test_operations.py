@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.io.test_collector_runner import Rig, depth
 
 from support import promql
-from twintape.io.collector import ALARMING, ROUTINE, WARNING
+from twintape.io.levels import ALARMING, ROUTINE, WARNING
 from twintape.io.night_metrics import night_metrics
 from twintape.io.status import StatusServer
 

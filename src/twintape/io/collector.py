@@ -24,6 +24,7 @@ from twintape.core.shard import Dial, Retire, Shard
 from twintape.core.symbols import Changes, Roster
 from twintape.core.tally import Tally
 from twintape.core.wire import clock_line, snapshot_line, subscribe_line, suspect_line
+from twintape.io.levels import ALARMING, LOG_ROUTINE_EVERY, ROUTINE, WARNING
 from twintape.io.link import Link
 from twintape.io.ports import Clock, Dialer, Journal, Rest, RestAnswer
 from twintape.io.rest import SnapshotFetcher, Wish
@@ -32,7 +33,7 @@ from twintape.io.spool import SealedFile, Spool
 from twintape.io.symbols import SymbolWatch
 from twintape.io.writer import Writer
 
-__all__ = ["ALARMING", "ROUTINE", "WARNING", "Collector"]
+__all__ = ["Collector"]
 
 DIAL_TIMEOUT_S = 10.0
 FLUSH_S = 0.02
@@ -44,54 +45,6 @@ CLOSE_WAIT_S = 6.0
 """How long a stop waits for connections to end."""
 QUEUE_LOW_SHARE = 0.5
 """Sockets are read again when the queue has fallen to this part of its limit."""
-
-
-ALARMING = frozenset(
-    {
-        "queue_full",
-        "descriptors_short",
-        "connects_not_shared",
-        "rest_blocked",
-        "upload_failing",
-        "upload_damaged",
-        "spool_alarm",
-        "subscribe_refused",
-        "subscription_missing",
-    }
-)
-WARNING = frozenset(
-    {
-        "symbol_unknown",
-        "symbols_unreadable",
-        "gap",
-        "epoch",
-        "silent",
-        "lagging",
-        "stream_mute",
-        "check_late",
-        "peer_vanished",
-        "clock_step",
-        "snapshot_given_up",
-        "snapshot_refused",
-        "server_shutdown",
-        "dial_failed",
-        "spool_note",
-    }
-)
-ROUTINE = frozenset(
-    {
-        "gap_open",
-        "gap_filled",
-        "gap_covered",
-        "id_irregular",
-        "frame_of_no_stream",
-        "frame_not_text",
-        "depth_without_ids",
-        "subscription_extra",
-    }
-)
-"""Counted always, logged only now and then: one bad stream must not fill the log."""
-LOG_ROUTINE_EVERY = 1000
 
 
 @dataclass

@@ -13,8 +13,9 @@ from prometheus_client.registry import Collector as MetricsSource
 from twintape.core.session import State
 from twintape.core.shard import Shard
 from twintape.core.tally import HANDOVERS, RECONNECTS, SUSPECTS
-from twintape.io.collector import ALARMING, ROUTINE, WARNING, Collector
+from twintape.io.collector import Collector
 from twintape.io.descriptors import descriptors_left
+from twintape.io.levels import ALARMING, ROUTINE, WARNING
 from twintape.io.metrics import more_metrics
 
 __all__ = ["StatusServer", "status"]
