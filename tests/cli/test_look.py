@@ -134,3 +134,31 @@ def test_the_fates_of_a_line_add_up_to_its_frames(store):
     for line in shown[start + 1 :]:
         frames, *fates = (int(cell) for cell in line.split()[1:6])
         assert frames == sum(fates) > 0
+
+
+def test_a_proof_says_level_by_level_what_is_proven(store):
+    text = call("proof", "--symbol", "TOYUSDT", "--date", "2023-11-14", "--store", store)
+    verdicts = {
+        words[0]: words[2] for words in map(str.split, text.splitlines()) if words and words[0] in {f"V{k}" for k in range(7)}
+    }
+    assert verdicts == {"V0": "held", "V1": "limited", "V2": "held", "V3": "held", "V4": "held", "V5": "none", "V6": "held"}
+
+
+def test_the_second_verifier_agrees_and_names_what_was_changed_behind_everybodys_back(store, tmp_path):
+    import shutil
+
+    assert call("verify", "--independent", "--store", store).count(": ok (") == 2
+    shutil.copytree(store, tmp_path / "store")
+    key = next((tmp_path / "store").glob("proof/**/stream=depth*100ms/**/g0001.json"))
+    proof = json.loads(key.read_text())
+    proof["status"], proof["events"] = "complete", 21
+    key.write_text(json.dumps(proof))
+    text = call("verify", "--independent", "--symbol", "TOYUSDT", "--store", tmp_path / "store", expect=1)
+    assert "status: the proof says complete, the published bytes say partial" in text
+    assert "events: the proof says 21, the published bytes say 20" in text
+    (found,) = (
+        day
+        for day in json.loads(call("verify", "--independent", "--json", "--store", tmp_path / "store", expect=1))
+        if day["problem"]
+    )
+    assert (found["status"], len(found["disagreements"]) >= 2) == ("complete", True)
