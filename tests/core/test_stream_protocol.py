@@ -206,6 +206,13 @@ def test_subscriptions_are_listed_in_order_once_each_known_or_not():
     assert not one.delivers("b@depth")
 
 
+def test_a_name_in_the_path_that_is_no_stream_is_subscribed_and_told_apart():
+    session = StreamSession(parse_target("/ws/0", Market.SPOT))
+    session.handle('{"method":"SUBSCRIBE","params":["!bookTicker","x@depth"],"id":1}')
+    assert session.streams == ("0", "!bookTicker", "x@depth")
+    assert session.named_streams == ("!bookTicker", "x@depth")
+
+
 def test_a_connection_takes_1024_streams_and_of_a_request_beyond_nothing():
     one = session(streams=[f"s{number}@depth" for number in range(1023)])
     refused = one.handle(json.dumps({"method": "SUBSCRIBE", "params": ["x@depth", "y@depth"], "id": 1}))

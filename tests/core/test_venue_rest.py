@@ -4,7 +4,7 @@ import pytest
 
 from twintape.core.markets import Market
 from twintape.core.venue import SymbolInfo, Venue
-from twintape.core.venue_rest import BAN_S, REFUSALS_BEFORE_BAN, RestDesk, exchange_info
+from twintape.core.venue_rest import BAN_S, REFUSALS_BEFORE_BAN, DepthAnswer, RestDesk, exchange_info
 from twintape.core.wire import DepthSnapshot
 
 MINUTE = 60_000
@@ -82,8 +82,22 @@ def test_anything_else_is_not_served(path):
     assert get(desk(), path)[0] == 404
 
 
-def test_a_market_that_is_not_simulated_is_not_served():
-    assert get(RestDesk({}), "/api/v3/ping")[0] == 404
+@pytest.mark.parametrize("prefix", ["/api/v3", "/fapi/v1", "/dapi/v1"])
+def test_of_a_market_that_is_not_simulated_only_ping_and_time_are_served(prefix):
+    nothing = RestDesk({})
+    assert get(nothing, prefix + "/ping")[0] == get(nothing, prefix + "/time")[0] == 200
+    assert get(nothing, prefix + "/depth", symbol="BTCUSDT")[0] == get(nothing, prefix + "/exchangeInfo")[0] == 404
+
+
+def test_what_was_handed_out_is_remembered_by_symbol_limit_and_id():
+    one = desk()
+    get(one, "/api/v3/depth", symbol="BTCUSDT")
+    get(one, "/fapi/v1/depth", symbol="BTCUSDT", limit="50")
+    get(one, "/api/v3/depth", symbol="NOSUCH")
+    assert list(one.depth_answers) == [
+        DepthAnswer(Market.SPOT, "BTCUSDT", 100, 100),
+        DepthAnswer(Market.USDM, "BTCUSDT", 50, 100),
+    ]
 
 
 @pytest.mark.parametrize("prefix", ["/api/v3", "/fapi/v1", "/dapi/v1"])

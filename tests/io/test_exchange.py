@@ -286,6 +286,16 @@ async def test_a_lagging_gateway_answers_with_an_older_book():
 # --- limits and pings --------------------------------------------------------------------------------------------------------
 
 
+async def test_a_stale_gateway_answers_with_the_book_as_it_was_when_the_fault_began():
+    fault = Fault(FaultKind.STALE, 0, 0.25, 0.75)
+    async with serve(tape(40), faults=[fault], speed=2) as (exchange, client), client.ws_connect(url(exchange, STREAM)):
+        for position, behind in ((0.5, True), (0.6, True), (0.8, False)):
+            await until(lambda position=position: exchange.position() >= position)
+            played = 100 + exchange.status()["messages"] // 2
+            last_update_id = decode_snapshot((await ask(client, exchange))[1]).last_update_id
+            assert last_update_id == 110 if behind else last_update_id >= played
+
+
 async def test_the_sixth_message_in_a_second_closes_a_spot_connection_with_1008():
     async with serve() as (exchange, client), client.ws_connect(url(exchange), autoping=False) as websocket:
         for _ in range(5):
@@ -407,6 +417,21 @@ async def test_a_muted_stream_is_silent_on_the_connections_there_are_and_on_no_o
         await until(lambda: exchange.position() >= 0.75)
         assert exchange.status()["gateways"][0]["cut"] == 0
     assert len(heard) == 10
+
+
+async def test_a_name_in_the_path_that_is_no_stream_starts_nothing_and_is_not_what_a_fault_mutes():
+    fault = Fault(FaultKind.MUTE, 0, 0.5, 1.0)
+    async with (
+        serve(tape(20), faults=[fault], speed=2) as (exchange, client),
+        client.ws_connect(f"ws://127.0.0.1:{exchange.gateways[0].port}/ws/0") as websocket,
+    ):
+        assert exchange.status()["started"] is False
+        await websocket.send_json({"method": "SUBSCRIBE", "params": [STREAM], "id": 1})
+        assert (await receive(websocket, 1))[0] == b'{"result":null,"id":1}'
+        await exchange.wait_ended()
+        assert len(await receive(websocket, 10)) == 10
+        with pytest.raises(TimeoutError):
+            await websocket.receive(timeout=0.2)
 
 
 async def test_a_connection_that_lags_gets_everything_at_half_the_pace():

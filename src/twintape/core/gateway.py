@@ -40,7 +40,8 @@ class FaultKind(StrEnum):
     `fin`, `rst`, `1001`: connections end by a bare TCP close, a reset, a close frame, and new ones are refused. `stall`: connections
     stay open and silent for ever, and new ones hang. `shutdown`: every connection is told `serverShutdown` and closed at the end.
     `drain`, `mute`, `lag` leave new connections alone: those there are get `serverShutdown` and are closed at the end; hear nothing of their
-    first stream; get everything at half the pace. `ban`, `unavailable`, `wrong`: REST answers 418, 503, or a snapshot with a wrong quantity.
+    first stream; get everything at half the pace. `ban`, `unavailable`, `wrong`, `stale`: REST answers 418, 503, a snapshot with a wrong
+    quantity, or the book as it was when the fault began.
     """
 
     FIN = "fin"
@@ -54,6 +55,7 @@ class FaultKind(StrEnum):
     BAN = "ban"
     UNAVAILABLE = "unavailable"
     WRONG = "wrong"
+    STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)

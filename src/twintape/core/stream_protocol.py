@@ -157,6 +157,11 @@ class StreamSession:
         """The subscribed streams in order, known to the exchange or not."""
         return tuple(self._streams)
 
+    @property
+    def named_streams(self) -> tuple[str, ...]:
+        """Those that could be streams: ccxt connects to `/ws/0` and subscribes afterwards; `0` never is one."""
+        return tuple(name for name in self._streams if "@" in name or name.startswith("!"))
+
     def delivers(self, stream: str) -> bool:
         """Return whether frames of `stream` reach this client."""
         return stream in self._streams and delivers(self.target.market, self.target.route, stream)

@@ -338,6 +338,10 @@ class Venue:
         lazy.settle(until_ns)
         return render_snapshot(self.market, symbol, lazy.book.snapshot(None if self._whole_books else limit), now_ms)
 
+    def book_update_id(self, symbol: str) -> int:
+        """Return where the book stands that `depth` last answered from; the symbol is a known one."""
+        return self._books[symbol].book.last_update_id
+
     def last_final_update_ids(self) -> dict[str, int]:
         """Return for every depth stream the `u` of the last event published."""
         ids = {}

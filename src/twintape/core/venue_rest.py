@@ -7,6 +7,7 @@ Information, Error Codes (2026-05-28).
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,15 +16,28 @@ from typing import Any
 from twintape.core.markets import RULES, Market, depth_weight
 from twintape.core.venue import SymbolInfo, Venue
 
-__all__ = ["BAN_S", "REFUSALS_BEFORE_BAN", "HttpAnswer", "RestDesk", "WeightBudget", "exchange_info"]
+__all__ = [
+    "BAN_S",
+    "DEPTH_ANSWERS_MAX",
+    "REFUSALS_BEFORE_BAN",
+    "DepthAnswer",
+    "HttpAnswer",
+    "RestDesk",
+    "WeightBudget",
+    "exchange_info",
+]
 
 REFUSALS_BEFORE_BAN = 10
 """So many requests after the first 429 of a minute turn into a ban. The true number is not documented."""
 BAN_S = 120
 """A first ban lasts two minutes."""
+DEPTH_ANSWERS_MAX = 1000
+"""So many of the last snapshots are remembered by what they were."""
 
 _MINUTE_MS = 60_000
 _PREFIXES = {"/api/v3": Market.SPOT, "/fapi/v1": Market.USDM, "/dapi/v1": Market.COINM}
+_STATELESS_NAMES = ("ping", "time")
+_NAMES = ("depth", "exchangeInfo", *_STATELESS_NAMES)
 _FUTURES_LIMITS = (5, 10, 20, 50, 100, 500, 1000)
 _PERPETUAL_DELIVERY_MS = 4_133_404_800_000  # perpetuals are listed with this far date
 _QUOTES = ("USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USD", "BTC", "ETH", "BNB", "TRY", "EUR", "BRL", "JPY")
@@ -36,6 +50,16 @@ class HttpAnswer:
     status: int
     body: bytes
     headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DepthAnswer:
+    """A snapshot that was handed out: which levels a client may know from it follows from its id and its limit."""
+
+    market: Market
+    symbol: str
+    limit: int
+    last_update_id: int
 
 
 @dataclass(slots=True)
@@ -85,13 +109,17 @@ class RestDesk:
     """Answers the GET requests of one client address.
 
     Args:
-        venues: The markets served here; a path of another market is 404.
+        venues: The markets served here; of another one only `ping` and `time` are: python-binance asks spot's before it follows futures.
         budgets: By pool (`MarketRules.weight_pool`), to lower them in tests; the documented ones where missing.
+
+    Attributes:
+        depth_answers: The last snapshots handed out, oldest first.
     """
 
     def __init__(self, venues: Mapping[Market, Venue], budgets: Mapping[str, int] | None = None) -> None:
         self._venues = venues
-        limits = {RULES[market].weight_pool: RULES[market].weight_per_minute for market in venues} | dict(budgets or {})
+        self.depth_answers: deque[DepthAnswer] = deque(maxlen=DEPTH_ANSWERS_MAX)
+        limits = {rules.weight_pool: rules.weight_per_minute for rules in RULES.values()} | dict(budgets or {})
         self.budgets = {pool: WeightBudget(limit) for pool, limit in limits.items()}
 
     def answer(self, path: str, query: Mapping[str, str], *, now_ms: int, until_ns: int | None = None) -> HttpAnswer:
@@ -105,8 +133,8 @@ class RestDesk:
         """
         prefix, _, name = path.rpartition("/")
         market = _PREFIXES.get(prefix)
-        venue = self._venues.get(market) if market is not None else None
-        if market is None or venue is None or name not in ("depth", "exchangeInfo", "ping", "time"):
+        served = _NAMES if market in self._venues else _STATELESS_NAMES
+        if market is None or name not in served:
             return _error(404, -1, f"nothing is served under {path}")
         limit, mistake = _depth_limit(market, query.get("limit")) if name == "depth" else (0, None)
         weight = (
@@ -119,24 +147,28 @@ class RestDesk:
         budget = self.budgets[RULES[market].weight_pool]
         answer = budget.spend(weight, now_ms) or mistake
         if answer is None:
-            answer = self._serve(venue, name, query, limit, now_ms, until_ns)
+            answer = self._serve(market, name, query, limit, now_ms, until_ns)
         used = {"X-MBX-USED-WEIGHT": str(budget.used), "X-MBX-USED-WEIGHT-1M": str(budget.used)}
         return HttpAnswer(answer.status, answer.body, {**answer.headers, **used})
 
     def _serve(
-        self, venue: Venue, name: str, query: Mapping[str, str], limit: int, now_ms: int, until_ns: int | None
+        self, market: Market, name: str, query: Mapping[str, str], limit: int, now_ms: int, until_ns: int | None
     ) -> HttpAnswer:
         if name == "ping":
             return HttpAnswer(200, b"{}")
         if name == "time":
             return HttpAnswer(200, b'{"serverTime":%d}' % now_ms)
+        venue = self._venues[market]
         if name == "exchangeInfo":
             return _symbol_list(venue, query, now_ms)
         symbol = query.get("symbol")
         if not symbol:
             return _error(400, -1102, "Mandatory parameter 'symbol' was not sent, was empty/null, or malformed.")
         body = venue.depth(symbol, limit, now_ms=now_ms, until_ns=until_ns)
-        return _error(400, -1121, "Invalid symbol.") if body is None else HttpAnswer(200, body)
+        if body is None:
+            return _error(400, -1121, "Invalid symbol.")
+        self.depth_answers.append(DepthAnswer(venue.market, symbol, limit, venue.book_update_id(symbol)))
+        return HttpAnswer(200, body)
 
 
 def _depth_limit(market: Market, text: str | None) -> tuple[int, HttpAnswer | None]:

@@ -257,11 +257,9 @@ class SimulatedExchange:
         self._injected.add(task)
         task.add_done_callback(self._injected.discard)
 
-    def rest_until_ns(self, market: Market, lag_s: float) -> int | None:
-        """Return the moment of a market's source as of which a lagging book answers."""
-        if not lag_s:
-            return None
-        return self._source_start_ns.get(market, 0) + self._offset_ns - int(lag_s * 1e9)
+    def source_time_ns(self, market: Market) -> int:
+        """Return how far a market's source is, on its own clock."""
+        return self._source_start_ns.get(market, 0) + self._offset_ns
 
     async def wait_ended(self) -> None:
         """Wait until everything has been played and taken by the clients.

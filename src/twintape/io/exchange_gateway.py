@@ -68,8 +68,8 @@ class Admin(Protocol):
     def inject(self, kind: FaultKind, gateway: int, seconds: float) -> None:
         """Begin a fault now, for so long."""
 
-    def rest_until_ns(self, market: Market, lag_s: float) -> int | None:
-        """Return up to which moment of the market's source a book answers that lags by `lag_s`; None for no lag."""
+    def source_time_ns(self, market: Market) -> int:
+        """Return how far a market's source is, on its own clock."""
 
     def subscribed(self) -> None:
         """Take notice that some connection has changed its subscriptions."""
@@ -304,12 +304,13 @@ class Gateway:
         self._keep_alive = keep_alive
         self._deflate = deflate
         self._restamps_spot = restamps_spot
-        self._desk = RestDesk(venues, weight_budgets)
+        self.desk = RestDesk(venues, weight_budgets)
         self._view = GatewayView(number, options, {market: venue.symbols.values() for market, venue in venues.items()})
         self._listeners: dict[tuple[Market, str], dict[int, Connection]] = {}
         self._secure = ""
         self._faults: list[FaultKind] = []
         self._fault_over = asyncio.Event()
+        self._stale_ns: dict[Market, int] = {}
         self._runners: list[web.AppRunner] = []
         self._closings: set[asyncio.Task[None]] = set()
 
@@ -380,7 +381,7 @@ class Gateway:
 
     def subscribed_count(self) -> int:
         """Return how many connections have subscribed to something."""
-        return sum(1 for connection in self.connections.values() if connection.session.streams)
+        return sum(1 for connection in self.connections.values() if connection.session.named_streams)
 
     def index(self, connection: Connection) -> None:
         """Take notice of a connection's changed subscriptions."""
@@ -419,6 +420,8 @@ class Gateway:
     def begin(self, kind: FaultKind) -> None:
         """Begin a fault: what it does to the connections there are happens now."""
         self._faults.append(kind)
+        if kind is FaultKind.STALE:
+            self._stale_ns = {market: self._admin.source_time_ns(market) for market in self._venues}
         for connection in list(self.connections.values()):
             self._strike(connection, kind)
 
@@ -441,7 +444,7 @@ class Gateway:
             connection.send_text(shutdown_notice(time.time_ns() // 1_000_000, combined=connection.session.combined))
             return
         if kind is FaultKind.MUTE:
-            connection.muted = next(iter(connection.session.streams), "")
+            connection.muted = next(iter(connection.session.named_streams), "")
             return
         if kind is FaultKind.LAG:
             connection.lag_since_ns = time.monotonic_ns()
@@ -536,15 +539,22 @@ class Gateway:
         if FaultKind.UNAVAILABLE in self._faults:
             return web.Response(status=503, text='{"code":-1008,"msg":"Request throttled by system-level protection."}')
         if FaultKind.BAN in self._faults:
-            for budget in self._desk.budgets.values():
+            for budget in self.desk.budgets.values():
                 budget.ban(BAN_S, now_ms)
         market = next((market for market in self._venues if path.startswith(_rest_root(market))), default_market)
-        until_ns = self._admin.rest_until_ns(market, self.options.rest_lag_s) if market is not None else None
-        answer = self._desk.answer(path, dict(request.query), now_ms=now_ms, until_ns=until_ns)
+        until_ns = self._rest_until_ns(market) if market is not None else None
+        answer = self.desk.answer(path, dict(request.query), now_ms=now_ms, until_ns=until_ns)
         self.snapshot_count += answer.status == 200 and path.endswith("/depth")
         if FaultKind.WRONG in self._faults and answer.status == 200:
             answer = HttpAnswer(200, _wrong(answer.body), answer.headers)
         return web.Response(status=answer.status, body=answer.body, headers=answer.headers, content_type="application/json")
+
+    def _rest_until_ns(self, market: Market) -> int | None:
+        """Return up to which moment of the market's source its books answer; None for all that happened."""
+        moments = [self._stale_ns[market]] if FaultKind.STALE in self._faults and market in self._stale_ns else []
+        if self.options.rest_lag_s:
+            moments.append(self._admin.source_time_ns(market) - int(self.options.rest_lag_s * 1e9))
+        return min(moments, default=None)
 
     async def _administer(self, request: web.Request) -> web.Response:
         if request.path == "/twintape/status" and request.method == "GET":
