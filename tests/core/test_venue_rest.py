@@ -106,6 +106,23 @@ def test_ping_and_time(prefix):
     assert get(desk(), prefix + "/time", now_ms=1_700_000_000_000)[1] == {"serverTime": 1_700_000_000_000}
 
 
+SIGNED = {"timestamp": "1", "signature": "x"}
+
+
+def test_a_signed_request_for_an_account_is_answered_and_charged():
+    status, body, headers = get(desk(), "/fapi/v2/account", **SIGNED)
+    assert (status, body["feeTier"], headers["X-MBX-USED-WEIGHT-1M"]) == (200, 0, "5")
+    fees = get(desk(), "/sapi/v1/asset/tradeFee", **SIGNED)[1]
+    assert [fee["symbol"] for fee in fees] == ["BTCUSDT"]
+
+
+def test_an_account_is_for_signed_requests_within_the_budget_of_a_market_that_is_simulated():
+    status, body, _ = get(desk(), "/fapi/v2/account", timestamp="1")
+    assert (status, body["code"]) == (400, -1102)
+    assert get(desk(futures=4), "/fapi/v2/account", **SIGNED)[0] == 429
+    assert get(RestDesk({}), "/fapi/v2/account", **SIGNED)[0] == 404
+
+
 def test_over_budget_is_429_until_the_minute_is_over():
     one = desk(spot=100)
     assert get(one, "/api/v3/depth", 1000, symbol="BTCUSDT", limit="1000")[0] == 200
@@ -143,6 +160,7 @@ def test_spot_symbols_have_the_keys_clients_read():
     assert (one["status"], one["baseAsset"], one["quoteAsset"], one["permissionSets"]) == ("TRADING", "BTC", "USDT", [["SPOT"]])
     assert (one["filters"][0]["filterType"], one["filters"][0]["tickSize"]) == ("PRICE_FILTER", "0.01000000")
     assert (one["filters"][1]["filterType"], one["filters"][1]["stepSize"]) == ("LOT_SIZE", "0.00100000")
+    assert (one["filters"][2]["filterType"], one["filters"][2]["minNotional"]) == ("NOTIONAL", "5.00000000")
     assert get(desk(), "/api/v3/exchangeInfo", symbol="BTCUSDT")[2]["X-MBX-USED-WEIGHT-1M"] == "20"
 
 
@@ -150,6 +168,7 @@ def test_futures_symbols_have_the_keys_clients_read():
     (linear,) = symbols("/fapi/v1/exchangeInfo")
     assert (linear["status"], linear["contractType"], linear["marginAsset"]) == ("TRADING", "PERPETUAL", "USDT")
     assert linear["filters"][0]["tickSize"] == "0.01"
+    assert linear["filters"][2] == {"filterType": "MIN_NOTIONAL", "notional": "5"}
     (inverse,) = symbols("/dapi/v1/exchangeInfo")
     assert (inverse["contractStatus"], inverse["pair"], inverse["marginAsset"], inverse["contractSize"]) == (
         "TRADING",
@@ -157,6 +176,7 @@ def test_futures_symbols_have_the_keys_clients_read():
         "BTC",
         100,
     )
+    assert [known["filterType"] for known in inverse["filters"]] == ["PRICE_FILTER", "LOT_SIZE"]
 
 
 def test_dated_contracts_are_delivered_at_eight_on_the_day_in_their_name():

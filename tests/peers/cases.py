@@ -54,6 +54,9 @@ def _case(name: str, driver: str, recording: str, about: str, package: str = "",
     return Case(name, peer, package or peer, driver, recording, about, **more)
 
 
+UBWA = "unicorn-binance-websocket-api"
+UBLDC = "unicorn-binance-local-depth-cache"
+
 CASES = (
     _case("python-binance/socket", "python_binance_socket", "spot", "depth_socket"),
     _case("python-binance/futures", "python_binance_socket", "usdm", "futures_multiplex_socket on /public"),
@@ -71,10 +74,22 @@ CASES = (
     _case("cryptofeed/spot-fin", "cryptofeed_feed", "spot", "and an end of TCP", faults=FIN, snapshots_min=2, tls=True),
     _case("cryptofeed/spot-gap", "cryptofeed_feed", "spot", "and a gap", faults=GAP, snapshots_min=2, tls=True),
     _case("cryptofeed/spot-stale", "cryptofeed_feed", "spot", "and stale snapshots", faults=STALE, snapshots_min=3, tls=True),
-    _case("unicorn/websocket-spot", "unicorn_websocket", "spot", "a stream", "unicorn-binance-websocket-api"),
-    _case("unicorn/websocket-usdm", "unicorn_websocket", "usdm", "a stream", "unicorn-binance-websocket-api"),
-    _case("unicorn/cache-spot", "unicorn_depth_cache", "spot", "a depth cache", "unicorn-binance-local-depth-cache"),
-    _case("unicorn/cache-usdm", "unicorn_depth_cache", "usdm", "a depth cache", "unicorn-binance-local-depth-cache"),
+    _case("unicorn/websocket-spot", "unicorn_websocket", "spot", "a stream", UBWA),
+    _case("unicorn/websocket-usdm", "unicorn_websocket", "usdm", "a stream", UBWA),
+    _case("unicorn/cache-spot", "unicorn_depth_cache", "spot", "a depth cache", UBLDC, kept=1000),
+    _case("unicorn/cache-usdm", "unicorn_depth_cache", "usdm", "a depth cache", UBLDC, kept=1000),
+    _case("unicorn/cache-fin", "unicorn_depth_cache", "spot", "and an end of TCP", UBLDC, faults=FIN, snapshots_min=2, kept=1000),
+    _case("unicorn/cache-gap", "unicorn_depth_cache", "spot", "and a gap", UBLDC, faults=GAP, snapshots_min=2, kept=1000),
+    _case(
+        "unicorn/cache-stale",
+        "unicorn_depth_cache",
+        "spot",
+        "and stale snapshots",
+        UBLDC,
+        faults=STALE,
+        snapshots_min=3,
+        kept=1000,
+    ),
     _case("binance-sdk/spot", "official_sdk", "spot", "diff_book_depth", "binance-sdk-spot"),
     _case(
         "binance-sdk/usdm",
@@ -83,8 +98,11 @@ CASES = (
         "diff_book_depth_streams",
         "binance-sdk-derivatives-trading-usds-futures",
     ),
+    _case("binance-sdk/spot-fin", "official_sdk", "spot", "and an end of TCP", "binance-sdk-spot", faults=FIN, snapshots_min=2),
     _case("binance-connector/spot", "old_connector", "spot", "diff_book_depth"),
     _case("binance-futures-connector/usdm", "old_connector", "usdm", "diff_book_depth"),
     _case("nautilus/spot", "nautilus", "spot", "the cache's order book", "nautilus-trader"),
     _case("nautilus/usdm", "nautilus", "usdm", "the cache's order book", "nautilus-trader"),
+    _case("nautilus/spot-fin", "nautilus", "spot", "and an end of TCP", "nautilus-trader", faults=FIN, snapshots_min=2),
+    _case("nautilus/usdm-rst", "nautilus", "usdm", "and a reset", "nautilus-trader", faults=RST, snapshots_min=2),
 )

@@ -1,4 +1,4 @@
-"""What a pretended exchange answers over REST: depth, exchangeInfo, ping and time, with weights, limits and bans.
+"""What a pretended exchange answers over REST: depth, exchangeInfo, ping, time and a little of accounts, with weights, limits and bans.
 
 Source: Binance, Spot API docs, rest-api.md and errors.md (2026-07-21); Derivatives docs, General Info, Order Book, Exchange
 Information, Error Codes (2026-05-28).
@@ -15,6 +15,7 @@ from typing import Any
 
 from twintape.core.markets import RULES, Market, depth_weight
 from twintape.core.venue import SymbolInfo, Venue
+from twintape.core.venue_account import ACCOUNT_PATHS, account_body
 
 __all__ = [
     "BAN_S",
@@ -131,6 +132,10 @@ class RestDesk:
             now_ms: Wall time in milliseconds; weights are counted by its minutes.
             until_ns: On the source's clock: books answer as of then.
         """
+        if path in ACCOUNT_PATHS and ACCOUNT_PATHS[path].market in self._venues:
+            account = ACCOUNT_PATHS[path]
+            budget = self.budgets[RULES[account.market].weight_pool]
+            return self._charged(budget, budget.spend(account.weight, now_ms) or self._serve_account(path, query))
         prefix, _, name = path.rpartition("/")
         market = _PREFIXES.get(prefix)
         served = _NAMES if market in self._venues else _STATELESS_NAMES
@@ -148,8 +153,18 @@ class RestDesk:
         answer = budget.spend(weight, now_ms) or mistake
         if answer is None:
             answer = self._serve(market, name, query, limit, now_ms, until_ns)
+        return self._charged(budget, answer)
+
+    def _charged(self, budget: WeightBudget, answer: HttpAnswer) -> HttpAnswer:
         used = {"X-MBX-USED-WEIGHT": str(budget.used), "X-MBX-USED-WEIGHT-1M": str(budget.used)}
         return HttpAnswer(answer.status, answer.body, {**answer.headers, **used})
+
+    def _serve_account(self, path: str, query: Mapping[str, str]) -> HttpAnswer:
+        for parameter in ("timestamp", "signature"):
+            if not query.get(parameter):
+                return _error(400, -1102, f"Mandatory parameter '{parameter}' was not sent, was empty/null, or malformed.")
+        symbols = [info.symbol for info in self._venues[ACCOUNT_PATHS[path].market].listed()]
+        return HttpAnswer(200, _json(account_body(path, symbols, query.get("symbol"))))
 
     def _serve(
         self, market: Market, name: str, query: Mapping[str, str], limit: int, now_ms: int, until_ns: int | None
@@ -230,13 +245,21 @@ def _assets(name: str) -> tuple[str, str]:
     return name, "USDT"
 
 
-def _filters(info: SymbolInfo, printed: int) -> list[dict[str, Any]]:
+def _filters(market: Market, info: SymbolInfo) -> list[dict[str, Any]]:
+    printed = 8 if market is Market.SPOT else 0
     tick, step = _step(info.price_decimals, printed), _step(info.quantity_decimals, printed)
     # cryptofeed reads filters[0]["tickSize"].
-    return [
+    filters: list[dict[str, Any]] = [
         {"filterType": "PRICE_FILTER", "minPrice": tick, "maxPrice": _number(1_000_000, printed), "tickSize": tick},
         {"filterType": "LOT_SIZE", "minQty": step, "maxQty": _number(9_000_000, printed), "stepSize": step},
     ]
+    if market is Market.SPOT:
+        least = {"minNotional": _number(5, printed), "applyMinToMarket": True}
+        most = {"maxNotional": _number(9_000_000, printed), "applyMaxToMarket": False, "avgPriceMins": 5}
+        filters.append({"filterType": "NOTIONAL", **least, **most})
+    elif market is Market.USDM:
+        filters.append({"filterType": "MIN_NOTIONAL", "notional": "5"})
+    return filters
 
 
 def _number(value: int, printed: int) -> str:
@@ -264,7 +287,7 @@ def _spot_symbol(info: SymbolInfo) -> dict[str, Any]:
         "cancelReplaceAllowed": True,
         "isSpotTradingAllowed": True,
         "isMarginTradingAllowed": False,
-        "filters": _filters(info, 8),
+        "filters": _filters(Market.SPOT, info),
         "permissions": [],
         "permissionSets": [["SPOT"]],
         "defaultSelfTradePreventionMode": "EXPIRE_MAKER",
@@ -300,7 +323,7 @@ def _futures_symbol(market: Market, info: SymbolInfo) -> dict[str, Any]:
         "triggerProtect": "0.0500",
         "liquidationFee": "0.010000",
         "marketTakeBound": "0.05",
-        "filters": _filters(info, 0),
+        "filters": _filters(market, info),
         "orderTypes": ["LIMIT", "MARKET", "STOP", "STOP_MARKET", "TAKE_PROFIT", "TAKE_PROFIT_MARKET", "TRAILING_STOP_MARKET"],
         "timeInForce": ["GTC", "IOC", "FOK", "GTX"],
     }

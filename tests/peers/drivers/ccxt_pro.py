@@ -18,7 +18,6 @@ async def main():
     task = read_task()
     patience = Patience(task)
     exchange = getattr(ccxt.pro, IDS[task.market])()
-    exchange.has["fetchCurrencies"] = False  # asks /sapi, which needs an account
     exchange.options["fetchMarkets"] = {"types": [KINDS[task.market]]}
     exchange.options["watchOrderBookRate"] = task.interval.removesuffix("ms")
     api = exchange.urls["api"]

@@ -18,6 +18,8 @@ instrument_id = InstrumentId.from_str(f"{task.symbol}{'' if task.market == 'spot
 
 class Follower(Actor):
     def on_start(self):
+        if self.cache.instrument(instrument_id) is None:
+            raise SystemExit(f"the list of symbols gave no {instrument_id}")
         self.subscribe_order_book_deltas(
             instrument_id,
             book_type=BookType.L2_MBP,

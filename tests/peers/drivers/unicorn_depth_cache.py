@@ -1,7 +1,8 @@
 """unicorn-binance-local-depth-cache: `create_depthcache`.
 
-Neither address is an argument of the cache; those of its websocket and REST managers are set on the instances before the first
-stream is made. The cache keeps its id to itself (`depth_caches[…]["last_update_id"]`), which is read to know when the end is reached.
+The websocket address is no argument of the cache: it is set on its websocket manager before the first stream is made. REST
+addresses are class attributes of the REST manager, which is an argument. The cache keeps its id to itself
+(`depth_caches[…]["last_update_id"]`), which is read to know when the end is reached.
 """
 
 import contextlib
@@ -9,20 +10,21 @@ import time
 
 from task import Patience, finish, read_task
 from unicorn_binance_local_depth_cache import BinanceLocalDepthCacheManager, DepthCacheOutOfSync
+from unicorn_binance_rest_api import BinanceRestApiManager
 
 task = read_task()
 patience = Patience(task)
+BinanceRestApiManager.API_URL, BinanceRestApiManager.FUTURES_URL = f"{task.http}/api", f"{task.http}/fapi"
 manager = BinanceLocalDepthCacheManager(
     exchange="binance.com" if task.market == "spot" else "binance.com-futures",
     depth_cache_update_interval=int(task.interval.removesuffix("ms")),
+    ubra_manager=BinanceRestApiManager(tld="com", warn_on_update=False, disable_colorama=True),
     init_interval=0.2,
     init_time_window=0,
     warn_on_update=False,
     disable_colorama=True,
 )
 manager.get_ubwa_manager().websocket_base_uri = f"{task.websocket}/"
-rest = manager.get_ubra_manager()
-rest.API_URL, rest.FUTURES_URL = f"{task.http}/api", f"{task.http}/fapi"
 market = task.symbol.lower()
 manager.create_depthcache(market)
 while True:

@@ -1,7 +1,7 @@
 """unicorn-binance-websocket-api: a depth stream, with snapshots by unicorn-binance-rest-api.
 
-The websocket address is an argument. REST addresses are attributes that the manager sets by its exchange's name; they are
-set again on the instance.
+The websocket address is an argument. REST addresses are class attributes, which the manager keeps if it is told a top-level domain
+rather than an exchange; it asks for the time while it is made, so that they cannot be set afterwards.
 """
 
 import json
@@ -15,8 +15,8 @@ task = read_task()
 patience = Patience(task)
 spot = task.market == "spot"
 exchange = "binance.com" if spot else "binance.com-futures"
-rest = BinanceRestApiManager(exchange=exchange, warn_on_update=False, disable_colorama=True)
-rest.API_URL, rest.FUTURES_URL = f"{task.http}/api", f"{task.http}/fapi"
+BinanceRestApiManager.API_URL, BinanceRestApiManager.FUTURES_URL = f"{task.http}/api", f"{task.http}/fapi"
+rest = BinanceRestApiManager(tld="com", warn_on_update=False, disable_colorama=True)
 websocket = BinanceWebSocketApiManager(
     exchange=exchange, websocket_base_uri=f"{task.websocket}/", warn_on_update=False, disable_colorama=True
 )
