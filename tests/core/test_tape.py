@@ -39,6 +39,8 @@ def sent(source):
         (b"1700000000000000000", None),
         (b"x {}", None),
         (b"", None),
+        (b"17217491828504940001 x", None),
+        (b"1" * 5000 + b" x", None),
     ],
 )
 def test_a_line_is_a_receive_time_in_nanoseconds_or_microseconds_and_a_frame(line, parsed):

@@ -34,6 +34,7 @@ __all__ = ["TapeSource", "parse_line"]
 
 _WRAPPER = b'{"stream":"'
 _MICROSECOND_DIGITS = 16
+_NANOSECOND_DIGITS = 19
 _UNSENT = (OTHER, SHUTDOWN, TWINTAPE)
 
 Lines = Callable[[], Iterable[bytes]]
@@ -47,7 +48,7 @@ def parse_line(line: bytes) -> tuple[int, bytes] | None:
     (1721749182850494000, b'{"e":1}')
     """
     time, space, frame = line.rstrip(b"\r\n").partition(b" ")
-    if not space or not frame or not time.isdigit():
+    if not space or not frame or not time.isdigit() or len(time) > _NANOSECOND_DIGITS:
         return None
     return int(time) * (1000 if len(time) <= _MICROSECOND_DIGITS else 1), frame
 
