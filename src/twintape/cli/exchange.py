@@ -11,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     import ssl
+    from asyncio import AbstractEventLoop
     from collections.abc import Sequence
 
     from twintape.core.markets import Market
@@ -36,6 +37,10 @@ def exchange(
     symbols: Annotated[int, typer.Option(min=1, help="Made-up symbols a market.")] = 10,
     events_per_second: Annotated[float, typer.Option(help="Made-up depth events per second a market.")] = 50.0,
     messages: Annotated[int, typer.Option(min=0, help="Made-up frames a market, all streams together; 0: for ever.")] = 0,
+    load: Annotated[
+        float, typer.Option(min=0, help="Instead of a made-up market: so many depth frames a second, made to be cheap to send.")
+    ] = 0.0,
+    frame_bytes: Annotated[int, typer.Option(min=200, help="Mean size of the frames of --load.")] = 600,
     start: Annotated[str, typer.Option(help="The exchange's time when made-up markets begin: ISO 8601, or `now`.")] = "now",
     depth_stream: Annotated[
         list[str] | None, typer.Option(help="Made-up depth stream; repeatable (depth@100ms if none is given).")
@@ -71,6 +76,7 @@ def exchange(
 
     from twintape.core.errors import ConfigError
     from twintape.core.gateway import GatewayOptions, parse_fault, parse_gateway
+    from twintape.core.load import LoadConfig, LoadSource
     from twintape.core.markets import Market
     from twintape.core.synthetic import SyntheticConfig, SyntheticSource
     from twintape.io.exchange import ExchangeConfig, KeepAlive, run_exchange
@@ -80,6 +86,10 @@ def exchange(
     start_ns = _start_ns(start)
     for other in markets:
         if other not in [source.market for source in sources]:
+            if load:
+                made = LoadConfig(other, synthetic or 0, symbols, load, frame_bytes, messages or None, start_ns)
+                sources.append(LoadSource(made))
+                continue
             if synthetic is None:
                 raise ConfigError(f"nothing to play on {other}", hint="give a --tape or --synthetic SEED")
             config = SyntheticConfig(
@@ -94,23 +104,34 @@ def exchange(
             )
             sources.append(SyntheticSource(config))
     described = [parse_gateway(text) for text in gateway or []]
-    asyncio.run(
-        run_exchange(
-            ExchangeConfig(
-                sources=sources,
-                gateways=described + [GatewayOptions()] * (gateways - len(described)),
-                faults=[parse_fault(text) for text in fault or []],
-                speed=_speed(speed),
-                holds=hold or (),
-                wait_clients=None if wait_clients < 0 else wait_clients,
-                keep_alive=KeepAlive(ping_interval or None, pong_deadline or None),
-                deflate=deflate,
-                tls=_tls(certificate),
-                whole_books=whole_books,
-                exit_at_end=exit_at_end,
-            )
-        )
+    exchange_config = ExchangeConfig(
+        sources=sources,
+        gateways=described + [GatewayOptions()] * (gateways - len(described)),
+        faults=[parse_fault(text) for text in fault or []],
+        speed=_speed(speed),
+        holds=hold or (),
+        wait_clients=None if wait_clients < 0 else wait_clients,
+        keep_alive=KeepAlive(ping_interval or None, pong_deadline or None),
+        deflate=deflate,
+        tls=_tls(certificate),
+        whole_books=whole_books,
+        exit_at_end=exit_at_end,
     )
+    with asyncio.Runner(loop_factory=_fast_loop if load else None) as runner:
+        runner.run(run_exchange(exchange_config))
+
+
+def _fast_loop() -> AbstractEventLoop:
+    """Return a loop whose TLS costs the sender less than it costs the listener."""
+    import asyncio
+
+    import aiofastnet
+
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        return aiofastnet.patch_loop(asyncio.new_event_loop())
+    return aiofastnet.patch_loop(uvloop.new_event_loop())
 
 
 def _tape_sources(tapes: Sequence[str], markets: Sequence[Market]) -> list[Source]:

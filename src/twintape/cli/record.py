@@ -151,6 +151,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from twintape.io.egress import egress_of
     from twintape.io.http import AiohttpRest
     from twintape.io.journal import BackgroundStream, json_journal
+    from twintape.io.lag import watch_loop
     from twintape.io.status import StatusServer
     from twintape.io.store import open_store
     from twintape.io.upload import upload_one
@@ -195,6 +196,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             loop.call_later(duration_s, collector.stop, "duration")
         chrony = asyncio.create_task(watch_chrony(clock))
         stack.callback(chrony.cancel)
+        lag = asyncio.create_task(watch_loop(clock, collector.loop_lag))
+        stack.callback(lag.cancel)
         if settings.metrics_port:
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port, log_dropped=lambda: stream.dropped))
         if terminal is not None:

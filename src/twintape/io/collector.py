@@ -17,6 +17,7 @@ from twintape.core.actions import Ended
 from twintape.core.budget import RETRY_FACTOR, SECOND_NS, Attempts, WeightBudget, attempt_window
 from twintape.core.checkpoints import CheckpointPlan
 from twintape.core.errors import TwintapeError
+from twintape.core.histogram import Histogram
 from twintape.core.markets import RULES, Market, depth_url, depth_weight
 from twintape.core.session import Session, State
 from twintape.core.settings import MarketSettings, RecordSettings, shards
@@ -80,6 +81,10 @@ class Collector:
         threaded: False runs the writer's steps in the event loop (for simulations).
         attempts: The budget of connection attempts; None: this process has one of its own.
         room_to_connect: Returns whether file descriptors are left for one more connection.
+
+    Attributes:
+        loop_lag: How late the event loop was, counted by whoever runs `io.lag.watch_loop`.
+        queue_peak_bytes: The most that ever waited for the disk.
     """
 
     def __init__(
@@ -104,7 +109,8 @@ class Collector:
         self.links: dict[Session, Link] = {}
         self.dirty = False
         self.paused = False
-        self.loop_lag_ns = 0
+        self.loop_lag = Histogram()
+        self.queue_peak_bytes = 0
         self.shards: list[Shard] = []
         self.writer = Writer(
             spools,
@@ -362,7 +368,6 @@ class Collector:
             self.writer.tick()
             wait_s = max(TICK_MIN_S, (deadline_ns - now_ns) / SECOND_NS)
             await self.clock.sleep(wait_s)
-            self.loop_lag_ns = max(0, self.clock.monotonic_ns() - now_ns - int(wait_s * SECOND_NS))
 
     def _may_dial(self) -> bool:
         return not self.paused and not self.writer.disk_refuses and self._has_descriptors()
@@ -523,6 +528,7 @@ class Collector:
 
     def _mind_the_queue(self) -> None:
         """Stop reading when too much waits for the disk, and read again when half of that is gone."""
+        self.queue_peak_bytes = max(self.queue_peak_bytes, self.writer.waiting_bytes)
         if self.writer.full and not self.paused:
             self._pause()
         elif self.paused and self.writer.waiting_bytes <= self.writer.queue_bytes * QUEUE_LOW_SHARE:

@@ -22,6 +22,7 @@ from typing import Self
 
 from twintape.core.errors import ConfigError
 from twintape.core.gateway import Fault, FaultKind, GatewayOptions
+from twintape.core.load import LoadSource, LoadVenue
 from twintape.core.markets import Market
 from twintape.core.tape import TapeSource
 from twintape.core.venue import Happening, Source, StatusChange, Venue, VenueMessage
@@ -134,7 +135,7 @@ class SimulatedExchange:
 
     def __init__(self, config: ExchangeConfig) -> None:
         self._config = config
-        self._venues = {source.market: Venue(source, whole_books=config.whole_books) for source in config.sources}
+        self._venues = {source.market: _venue(source, whole_books=config.whole_books) for source in config.sources}
         if len(self._venues) != len(config.sources) or not config.sources:
             raise ConfigError(f"{len(config.sources)} sources of {len(self._venues)} markets: there must be one for each")
         totals = [source.total for source in config.sources]
@@ -346,17 +347,15 @@ class SimulatedExchange:
         return time.monotonic_ns() - since_ns
 
     async def _flush(self) -> None:
-        for gateway in self.gateways:
-            await gateway.flush()
+        flushed = [connection for gateway in self.gateways for connection in await gateway.flush()]
         # Even without backpressure the readers of this process must get their turn.
         await asyncio.sleep(0)
         if self._config.speed == MAX_SPEED:
             await self._drain(UNSENT_BYTES_HIGH)
             return
-        for gateway in self.gateways:
-            for connection in list(gateway.connections.values()):
-                if connection.unsent_bytes() > UNSENT_BYTES_MAX:
-                    connection.reset()
+        for connection in flushed:
+            if connection.unsent_bytes() > UNSENT_BYTES_MAX:
+                connection.reset()
 
     async def _drain(self, high_bytes: int) -> None:
         """Wait until every client has less than `high_bytes` yet to take; cut off those that take nothing."""
@@ -370,6 +369,10 @@ class SimulatedExchange:
                     connection.reset()
                     break
                 await asyncio.sleep(DRAIN_POLL_S)
+
+
+def _venue(source: Source, *, whole_books: bool) -> Venue:
+    return LoadVenue(source) if isinstance(source, LoadSource) else Venue(source, whole_books=whole_books)
 
 
 def _market_of(happening: Happening) -> Market:

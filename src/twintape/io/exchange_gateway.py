@@ -137,15 +137,17 @@ class Connection:
         else:
             frame = encoded.get(combined) or encoded.setdefault(combined, text_frame(_payload(message, combined=combined)))
         self._queue.append(frame)
+        self._gateway.unflushed[self.number] = self
         self.sent_count += 1
 
     def send_text(self, payload: bytes) -> None:
         """Queue an answer of the protocol."""
         self._queue.append(payload if self._websocket.compress else text_frame(payload))
+        self._gateway.unflushed[self.number] = self
 
     async def flush(self) -> None:
         """Hand everything queued to the operating system, as far as it takes it."""
-        queue, self._queue = self._late() if self._held or self.lag_since_ns is not None else self._queue, []
+        queue, self._queue = self._late() if self.lags else self._queue, []
         if not queue or not self.open:
             return
         if not self._websocket.compress:
@@ -156,6 +158,11 @@ class Connection:
                 await self._websocket.send_str(payload.decode())
             except ConnectionError:
                 return
+
+    @property
+    def lags(self) -> bool:
+        """Whether something is held back that comes without anything new."""
+        return bool(self._held) or self.lag_since_ns is not None
 
     def _late(self) -> list[bytes]:
         """Return what a connection that lags gets now: what came in the first half of the time since it began to lag."""
@@ -298,6 +305,8 @@ class Gateway:
         self.cut_count = 0
         self.sent_count = 0
         self.snapshot_count = 0
+        self.unflushed: dict[int, Connection] = {}  # those with something queued
+        self._sent_by_ended: dict[int, int] = {}
         self._ping_count = 0
         self._venues = venues
         self._admin = admin
@@ -375,6 +384,7 @@ class Gateway:
             "cut": self.cut_count,
             "sent": self.sent_count,
             "snapshots": self.snapshot_count,
+            "sent_by_connection": self._sent_by_ended | {number: one.sent_count for number, one in self.connections.items()},
             "pings": self._ping_count + sum(connection.pings.sent_count for connection in self.connections.values()),
             "faults": [str(kind) for kind in self._faults],
         }
@@ -410,10 +420,14 @@ class Gateway:
                 connection.publish(message, encoded)
                 self.sent_count += 1
 
-    async def flush(self) -> None:
-        """Hand everything queued to the operating system."""
-        for connection in list(self.connections.values()):
+    async def flush(self) -> list[Connection]:
+        """Hand everything queued to the operating system, and return the connections that had something."""
+        flushed, self.unflushed = list(self.unflushed.values()), {}
+        for connection in flushed:
             await connection.flush()
+            if connection.lags:
+                self.unflushed[connection.number] = connection
+        return flushed
 
     # --- faults ----------------------------------------------------------------------------------------------------------------
 
@@ -517,7 +531,9 @@ class Gateway:
             await connection.serve()
         finally:
             self._ping_count += connection.pings.sent_count
+            self._sent_by_ended[number] = connection.sent_count
             del self.connections[number]
+            self.unflushed.pop(number, None)
             for listeners in self._listeners.values():
                 listeners.pop(number, None)
         return websocket

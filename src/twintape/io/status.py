@@ -7,9 +7,10 @@ from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Metric, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector as MetricsSource
 
+from twintape.core.histogram import Histogram
 from twintape.core.session import State
 from twintape.core.shard import Shard
 from twintape.core.tally import HANDOVERS, RECONNECTS, SUSPECTS
@@ -21,6 +22,7 @@ from twintape.io.metrics import more_metrics
 __all__ = ["StatusServer", "status"]
 
 HOST = "127.0.0.1"
+LAG_SHARES = (0.5, 0.99, 0.999)
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -30,8 +32,9 @@ def status(collector: Collector) -> dict[str, Any]:
     return {
         "collector": collector.settings.collector,
         "paused": collector.paused,
-        "loop_lag_s": round(collector.loop_lag_ns / 1e9, 6),
+        "loop_lag": _loop_lag(collector.loop_lag),
         "queue_bytes": collector.writer.waiting_bytes,
+        "queue_peak_bytes": collector.queue_peak_bytes,
         "queue_limit_bytes": collector.writer.queue_bytes,
         "markets": {
             str(market): {
@@ -68,6 +71,12 @@ def status(collector: Collector) -> dict[str, Any]:
         "snapshots": {"waiting": collector.fetcher.waiting, "answers": dict(sorted(collector.fetcher.answers.items()))},
         "events": dict(sorted(collector.counts.items())),
     }
+
+
+def _loop_lag(lags: Histogram) -> dict[str, Any]:
+    named = {f"p{100 * share:g}_s": round(lags.percentile_ns(share) / 1e9, 6) for share in LAG_SHARES}
+    counts = {f"{bound_ns / 1e9:.6f}": count for bound_ns, count in lags.counts().items()}
+    return {**named, "max_s": round(lags.max_ns / 1e9, 6), "count": lags.count, "counts": counts}
 
 
 class _Source(MetricsSource):
@@ -118,13 +127,14 @@ class _Source(MetricsSource):
             "twintape_silent_seconds_max": ("Longest time since a connection's last frame", max(silent_ns, default=0) / 1e9),
             "twintape_queue_bytes": ("Bytes waiting for the disk", collector.writer.waiting_bytes),
             "twintape_paused": ("1 while sockets are not read", int(collector.paused)),
-            "twintape_loop_lag_seconds": ("How late the event loop last was", collector.loop_lag_ns / 1e9),
+            "twintape_queue_peak_bytes": ("The most that ever waited for the disk", collector.queue_peak_bytes),
             "twintape_uploads_waiting": ("Sealed files the store does not have yet", collector.shipper.waiting),
             "twintape_snapshots_waiting": ("Snapshots wished for", collector.fetcher.waiting),
             "twintape_descriptors_left": ("File descriptors that can still be opened", descriptors_left()),
         }
         for name, (text, value) in gauges.items():
             yield GaugeMetricFamily(name, text, value)
+        yield _lag_histogram(collector.loop_lag)
         yield from _connections(collector, now_ns)
         yield from more_metrics(collector, self._log_dropped())
         yield CounterMetricFamily("twintape_uploads", "Sealed files confirmed by the store", collector.shipper.uploaded)
@@ -132,6 +142,13 @@ class _Source(MetricsSource):
         yield CounterMetricFamily(
             "twintape_upload_failures", "Uploads that failed and were tried again", collector.shipper.failures
         )
+
+
+def _lag_histogram(lags: Histogram) -> Metric:
+    buckets = [(str(bound_ns / 1e9), float(count)) for bound_ns, count in lags.octaves()]
+    family = HistogramMetricFamily("twintape_loop_lag_seconds", "How late the event loop came back to what was due")
+    family.add_metric([], [*buckets, ("+Inf", float(lags.count))], lags.total_ns / 1e9)
+    return family
 
 
 def _connections(collector: Collector, now_ns: int) -> Iterator[Metric]:
