@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from twintape.core import segment, wire
+from twintape.core import scan, segment, wire
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
 from twintape.core.names import parse_raw_key
@@ -282,7 +282,7 @@ def test_order_can_name_more_streams_than_fit_in_seven_bits():
 
 
 def test_more_streams_than_a_segment_tells_apart_share_one(monkeypatch):
-    monkeypatch.setattr(segment, "STREAMS_MAX", 4)
+    monkeypatch.setattr(scan, "STREAMS_MAX", 4)
     lines = [(k, b'{"stream":"s%d@trade","data":{}}' % k) for k in range(9)]
     index = verify_segment(sealing(lines).data)
     assert [(stream.name, stream.count) for stream in index.streams] == [

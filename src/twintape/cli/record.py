@@ -110,6 +110,7 @@ def _spools(
     import secrets
     from importlib.metadata import version
 
+    from twintape.io.sealer import SealerProcess
     from twintape.io.spool import Spool, SpoolLimits
 
     limits = SpoolLimits(
@@ -128,6 +129,7 @@ def _spools(
             limits=limits,
             sharing=sharing,
             acknowledge=acknowledge,
+            sealer=SealerProcess(settings.spool, disk),
         )
         for entry in settings.markets
     }

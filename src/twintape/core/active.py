@@ -7,8 +7,9 @@ Source: docs/format.md, sections 2 and 4.
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from twintape.core import wire
@@ -20,6 +21,7 @@ __all__ = [
     "HourWatch",
     "Line",
     "Recovered",
+    "RecoveredTexts",
     "depth_streams_of",
     "format_line",
     "format_sync",
@@ -28,6 +30,7 @@ __all__ = [
     "parse_line",
     "parse_text",
     "recover_active",
+    "recover_texts",
 ]
 
 Line = tuple[int, bytes]
@@ -37,7 +40,9 @@ TIME_NS_MAX = 2**63 - 1
 
 DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
-_SYNC_PREFIX = b'{"stream":"!twintape@sync",'
+_SYNC_MARK = b' {"stream":"!twintape@sync",'
+_PLAIN_LINE = re.compile(rb"[1-8]\d{0,18} [^\n]")
+"""The beginning of a line that needs no closer look if all its text is recordable."""
 
 
 def format_line(receive_time_ns: int, frame: bytes) -> bytes:
@@ -120,28 +125,60 @@ class Recovered:
     tail: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RecoveredTexts:
+    """What an active file holds, as text: like `Recovered`, with `<receive time> <frame>` instead of each line."""
+
+    texts: list[bytes]
+    checked_count: int
+    unchecked_count: int
+    good_size: int
+    tail: bytes
+
+
 def recover_active(data: bytes) -> Recovered:
     """Read an active file that may have been cut or damaged anywhere.
 
     A sync line is believed if it vouches for exactly the bytes since the one before; any other line that looks like one is a frame
     (the exchange can send such a text) and kept.
     """
-    lines: list[Line] = []
-    checked_count = good_size = synced_size = 0
-    parse = _parser(data)
-    for text in data.split(b"\n")[:-1]:
-        try:
-            line = parse(text)
-        except CorruptionError:
-            break
-        start, good_size = good_size, good_size + len(text) + 1
-        if line[1].startswith(_SYNC_PREFIX):
-            covered = data[synced_size:start]
-            if line[1] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
-                checked_count, synced_size = len(lines), good_size
-                continue
-        lines.append(line)
-    return Recovered(lines, checked_count, len(lines) - checked_count, good_size, data[good_size:])
+    found = recover_texts(data)
+    return Recovered(list(map(_split, found.texts)), found.checked_count, found.unchecked_count, found.good_size, found.tail)
+
+
+def recover_texts(data: bytes) -> RecoveredTexts:
+    """Do the same as `recover_active` without taking the lines apart."""
+    texts = data.split(b"\n")
+    texts.pop()  # what no newline ends is no line
+    del texts[_good_count(data, texts) :]
+    good_size = sum(map(len, texts)) + len(texts)
+    checked_count = start = synced_size = number = 0
+    sync_lines: list[int] = []
+    while (found := data.find(_SYNC_MARK, start, good_size)) >= 0:
+        number += data.count(b"\n", start, found)
+        begin = data.rfind(b"\n", 0, found) + 1
+        start = begin + len(texts[number]) + 1
+        covered = memoryview(data)[synced_size:begin]
+        if texts[number].partition(b" ")[2] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
+            checked_count, synced_size = number - len(sync_lines), start
+            sync_lines.append(number)
+        number += 1
+    for line in reversed(sync_lines):
+        del texts[line]
+    return RecoveredTexts(texts, checked_count, len(texts) - checked_count, good_size, data[good_size:])
+
+
+def _good_count(data: bytes, texts: Sequence[bytes]) -> int:
+    """Return how many lines, from the front, are well-formed."""
+    # Lines end between characters, so what holds for the whole text holds for each of its lines.
+    whole = wire.recordable(data.replace(b"\n", b" "))
+    for number, head in enumerate(map(_PLAIN_LINE.match, texts)):
+        if head is None or not whole:
+            try:
+                parse_line(texts[number])
+            except CorruptionError:
+                return number
+    return len(texts)
 
 
 def depth_streams_of(streams: Iterable[str]) -> dict[str, str]:

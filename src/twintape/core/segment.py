@@ -16,12 +16,14 @@ import datetime
 import hashlib
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
+from operator import lt, ne
 
 from twintape.core import wire
 from twintape.core.active import (
+    DAY_US,
     HourWatch,
     Line,
     Recovered,
@@ -33,6 +35,7 @@ from twintape.core.active import (
     parse_line,
     parse_text,
     recover_active,
+    recover_texts,
 )
 from twintape.core.errors import CorruptionError
 from twintape.core.index import (
@@ -52,6 +55,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
+from twintape.core.scan import scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover
@@ -59,6 +63,7 @@ else:
     from backports import zstd
 
 __all__ = [
+    "ACTIVE_NAME",
     "BLOCK_TEXT_SIZE",
     "BLOCK_TEXT_SIZE_MAX",
     "INDEX_SIZE_MAX",
@@ -70,6 +75,7 @@ __all__ = [
     "Line",
     "NeedMore",
     "Recovered",
+    "SealOutcome",
     "Sealed",
     "StreamIndex",
     "believed_times_us",
@@ -86,26 +92,20 @@ __all__ = [
     "read_index",
     "recover_active",
     "seal",
+    "seal_active",
     "verify_segment",
 ]
 
+ACTIVE_NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,8})-([1-9][0-9]{0,8})\.tape")
+"""Run, connection and sequence of an active file."""
 BLOCK_TEXT_SIZE = 1 << 20
 """The most text a block of several lines holds."""
-STREAMS_MAX = 16_384
-"""Streams a segment tells apart; frames of still further streams are filed under `!other`."""
-
 _DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _WINDOW_LOG_MAX = 26  # no block needs more than its own 64 MiB
 
 _COMPRESSION: dict[int, int] = {zstd.CompressionParameter.compression_level: 1, zstd.CompressionParameter.checksum_flag: 1}
 _DECOMPRESSION: dict[int, int] = {zstd.DecompressionParameter.window_log_max: _WINDOW_LOG_MAX}
-_WRAPPER = b'{"stream":"'
-# The head of every depth frame Binance has sent through a combined stream since 2019; whatever looks different takes the slow way.
-_DEPTH_HEAD = re.compile(
-    rb'\{"stream":"([^"\\]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}'
-    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
-)
 
 
 # --- sealing -------------------------------------------------------------------------------------------------------------------
@@ -130,6 +130,13 @@ def believed_times_us(
     >>> believed_times_us([5, 9 * day_us, 6], [0, 0, 0], None), believed_times_us([9 * day_us, 5, 6], [0, 0, 0], None)
     ([5, None, 6], [None, 5, 6])
     """
+    least, greatest = extent(event_times_us)
+    if (
+        least is None
+        or greatest is None
+        or greatest <= min(least, least if open_event_time_us is None else open_event_time_us) + DAY_US
+    ):
+        return list(event_times_us)  # none is over a day ahead of any other
     known_us = open_event_time_us
     believed: list[int | None] = []
     for time, receive_time_ns in zip(event_times_us, receive_times_ns, strict=True):
@@ -161,6 +168,8 @@ def exchange_times_us(
     known = open_event_time_us if open_event_time_us is not None else first
     if known is None:
         return [time // 1000 for time in receive_times_ns]
+    if None not in believed_us:
+        return [time for time in believed_us if time is not None]
     greatest: int | None = None
     times = []
     for time in believed_us:
@@ -173,79 +182,9 @@ def exchange_times_us(
     return times
 
 
-class _Scan:
-    """The lines of a segment, column by column.
-
-    Attributes:
-        names: The streams, in order of first appearance.
-        positions: For each line its stream's place in `names`.
-        event_times: For each line its event time in µs, or None.
-        ids: For each line `(p, u]` of a depth event, or None.
-    """
-
-    def __init__(
-        self, lines: Sequence[Line], market: Market, depth_streams: Mapping[str, str], snapshot_symbol: str | None
-    ) -> None:
-        self.names: list[str] = []
-        self.positions: list[int] = []
-        self.event_times: list[int | None] = []
-        self.ids: list[tuple[int, int] | None] = []
-        self._position_of: dict[str, int] = {}
-        self._is_depth: list[bool] = []
-        self._names_of_raw = depth_streams, snapshot_symbol
-        self._scan(lines, market)
-
-    def _scan(self, lines: Sequence[Line], market: Market) -> None:
-        is_spot = market is Market.SPOT
-        # A wrapped frame's stream follows from the bytes of its name: working it out once a name is enough.
-        known: dict[bytes, int] = {}
-        match_head, is_depth = _DEPTH_HEAD.match, self._is_depth
-        add_position, add_time, add_ids = self.positions.append, self.event_times.append, self.ids.append
-        for _, frame in lines:
-            head = match_head(frame)
-            if head is not None:
-                name, time, first, final, prev = head.groups()
-                position = known.get(name, -1)
-                if position >= 0 and is_depth[position]:
-                    add_position(position)
-                    add_time(int(time) * 1000)
-                    if is_spot:
-                        add_ids((int(first) - 1, int(final)))
-                    else:
-                        add_ids(None if prev is None else (int(prev), int(final)))
-                    continue
-            position = self._slow_position(frame, known)
-            add_position(position)
-            add_time(wire.event_time_us(frame))
-            add_ids(wire.depth_ids(frame, market) if is_depth[position] else None)
-
-    def _slow_position(self, frame: bytes, known: dict[bytes, int]) -> int:
-        start = len(_WRAPPER)
-        end = frame.find(b'"', start, start + wire.STREAM_NAME_BYTES_MAX + 1) if frame.startswith(_WRAPPER) else -1
-        # Of our own lines and of raw frames the whole text decides.
-        if end < 0 or frame.startswith(b"!twintape", start):
-            return self._place(frame)
-        name = frame[start:end]
-        position = known.get(name)
-        if position is None:
-            position = known[name] = self._place(frame)
-        return position
-
-    def _place(self, frame: bytes) -> int:
-        name = wire.stream_of(frame, *self._names_of_raw)
-        if name not in self._position_of and len(self.names) >= STREAMS_MAX - 1:
-            name = wire.OTHER
-        position = self._position_of.get(name)
-        if position is None:
-            position = self._position_of[name] = len(self.names)
-            self.names.append(name)
-            self._is_depth.append(wire.is_depth(wire.split_stream(name)[1]))
-        return position
-
-
-def _open_fields(lines: Sequence[Line]) -> tuple[int | None, list[str]]:
-    """Return `event_time_us` and `streams` of the segment's open line; None and nothing if it has none."""
-    control = wire.parse_control(lines[0][1]) if lines else None
+def _open_fields(frame: bytes) -> tuple[int | None, list[str]]:
+    """Return `event_time_us` and `streams` of the segment's open line, if its first frame is one; else None and nothing."""
+    control = wire.parse_control(frame)
     if control is None or control[0] != "open":
         return None, []
     time, streams = control[1].get("event_time_us"), control[1].get("streams")
@@ -253,8 +192,13 @@ def _open_fields(lines: Sequence[Line]) -> tuple[int | None, list[str]]:
     return known, [name for name in streams if isinstance(name, str)] if isinstance(streams, list) else []
 
 
-def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -> Iterator[list[int]]:
+def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -> Iterator[Sequence[int]]:
     """Cut one stream's lines, at least one, into blocks: at most `BLOCK_TEXT_SIZE` of text (or one line), and one exchange date."""
+    if days[members[0]] == days[members[-1]] and sum([sizes[member] for member in members]) <= BLOCK_TEXT_SIZE:
+        first_day = days[members[0]]
+        if all([days[member] == first_day for member in members]):  # noqa: C419 - over a list it takes half the time
+            yield members
+            return
     chunk: list[int] = []
     text_size, day = 0, None
     for member in members:
@@ -265,6 +209,10 @@ def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -
         text_size += sizes[member]
         day = days[member]
     yield chunk
+
+
+def _known(values: Sequence[int | None]) -> list[int]:
+    return [value for value in values if value is not None]
 
 
 def _date(day: int) -> str:
@@ -279,10 +227,11 @@ def _block(
     day: int,
     receive_times_ns: Sequence[int],
     event_times: Sequence[int | None],
-    ids: Iterable[tuple[int, int] | None],
+    prev_ids: Sequence[int | None],
+    final_ids: Sequence[int | None],
 ) -> Block:
     least, greatest = extent(event_times)
-    events = [event for event in ids if event is not None]
+    prevs, finals = _known(prev_ids), _known(final_ids)
     return Block(
         date=_date(day),
         offset=offset,
@@ -294,9 +243,9 @@ def _block(
         last_receive_time_ns=receive_times_ns[-1],
         event_time_us_min=least,
         event_time_us_max=greatest,
-        first_prev_update_id=events[0][0] if events else None,
-        last_final_update_id=events[-1][1] if events else None,
-        breaks=sum(before[1] != after[0] for before, after in pairwise(events)),
+        first_prev_update_id=prevs[0] if prevs else None,
+        last_final_update_id=finals[-1] if finals else None,
+        breaks=sum(map(ne, finals, prevs[1:])),
     )
 
 
@@ -330,24 +279,51 @@ def seal(
     Raises:
         CorruptionError: What came out could not be read back: an impossible line, or an index beyond `INDEX_SIZE_MAX`.
     """
-    open_event_time_us, streams = _open_fields(lines)
-    scan = _Scan(lines, market, depth_streams_of(streams) if depth_streams is None else depth_streams, snapshot_symbol)
-    receive_times = [time for time, _ in lines]
-    texts = [b"%d %b\n" % line for line in lines]
-    sizes = list(map(len, texts))
-    believed = believed_times_us(scan.event_times, receive_times, open_event_time_us)
+    return _seal_texts(
+        [b"%d %b" % line for line in lines],
+        collector=collector,
+        market=market,
+        run=run,
+        connection=connection,
+        sequence=sequence,
+        chain=chain,
+        unchecked_count=unchecked_count,
+        depth_streams=depth_streams,
+        snapshot_symbol=snapshot_symbol,
+    )
+
+
+def _seal_texts(
+    texts: Sequence[bytes],
+    *,
+    collector: str,
+    market: Market,
+    run: str,
+    connection: int,
+    sequence: int,
+    chain: ChainLink,
+    unchecked_count: int = 0,
+    depth_streams: Mapping[str, str] | None = None,
+    snapshot_symbol: str | None = None,
+) -> Sealed:
+    """Do what `seal` does for lines as they are printed, without their newlines."""
+    open_event_time_us, streams = _open_fields(texts[0].partition(b" ")[2] if texts else b"")
+    columns = scan(texts, market, depth_streams_of(streams) if depth_streams is None else depth_streams, snapshot_symbol)
+    receive_times = columns.receive_times_ns
+    sizes = [len(text) + 1 for text in texts]
+    believed = believed_times_us(columns.event_times_us, receive_times, open_event_time_us)
     exchange_times = exchange_times_us(believed, receive_times, open_event_time_us)
     days = [time // _DAY_US for time in exchange_times]
-    members: list[list[int]] = [[] for _ in scan.names]
-    for number, position in enumerate(scan.positions):
+    members: list[list[int]] = [[] for _ in columns.names]
+    for number, position in enumerate(columns.positions):
         members[position].append(number)
     parts: list[bytes] = []
     offset = 0
     stream_indexes = []
-    for name, own in zip(scan.names, members, strict=True):
+    for name, own in zip(columns.names, members, strict=True):
         blocks = []
         for chunk in _chunks(own, sizes, days):
-            text = b"".join([texts[number] for number in chunk])
+            text = b"\n".join([texts[number] for number in chunk]) + b"\n"
             compressed = zstd.compress(text, options=_COMPRESSION)
             blocks.append(
                 _block(
@@ -357,7 +333,8 @@ def seal(
                     day=days[chunk[0]],
                     receive_times_ns=[receive_times[number] for number in chunk],
                     event_times=[believed[number] for number in chunk],
-                    ids=[scan.ids[number] for number in chunk],
+                    prev_ids=[columns.prev_ids[number] for number in chunk],
+                    final_ids=[columns.final_ids[number] for number in chunk],
                 )
             )
             parts.append(compressed)
@@ -375,14 +352,14 @@ def seal(
         chain=chain,
         date=_date(greatest_us // _DAY_US),
         hour=greatest_us // _HOUR_US % 24,
-        count=len(lines),
+        count=len(texts),
         unchecked_count=unchecked_count,
         text_size=sum(sizes),
-        first_receive_time_ns=receive_times[0] if lines else 0,
-        last_receive_time_ns=receive_times[-1] if lines else 0,
+        first_receive_time_ns=receive_times[0] if texts else 0,
+        last_receive_time_ns=receive_times[-1] if texts else 0,
         event_time_us_min=least_event,
         event_time_us_max=greatest_event,
-        order=_order(receive_times, scan.positions),
+        order=_order(receive_times, columns.positions),
         streams=tuple(stream_indexes),
     )
     data = b"".join([*parts, index_frame(index, offset)])
@@ -391,7 +368,68 @@ def seal(
     return Sealed(data, sha256, index.raw_key(sha256).key(), index)
 
 
+@dataclass(frozen=True, slots=True)
+class SealOutcome:
+    """What became of an active file: the sealed segment, or None if it held no line, and the damaged bytes at its end."""
+
+    sealed: Sealed | None
+    tail: bytes
+
+
+def seal_active(data: bytes, *, name: str, collector: str, market: Market, chain: ChainLink) -> SealOutcome:
+    """Seal what can be read of an active file; the same bytes give the same object.
+
+    Args:
+        data: The file.
+        name: Its name, `<run8>-<connection>-<sequence>.tape`: its open line must say the same.
+        collector: Its collector.
+        market: Its market.
+        chain: The segment's place in the collector's serial chain.
+
+    Raises:
+        CorruptionError: It does not begin with the open line of a file of this name, or cannot be sealed.
+    """
+    recovered = recover_texts(data)
+    if not recovered.texts:
+        return SealOutcome(None, recovered.tail)
+    run, connection, sequence = _identity(name, recovered.texts[0].partition(b" ")[2], collector, market)
+    sealed = _seal_texts(
+        recovered.texts,
+        collector=collector,
+        market=market,
+        run=run,
+        connection=connection,
+        sequence=sequence,
+        chain=chain,
+        unchecked_count=recovered.unchecked_count,
+    )
+    return SealOutcome(sealed, recovered.tail)
+
+
+def _identity(name: str, frame: bytes, collector: str, market: Market) -> tuple[str, int, int]:
+    """Return run, connection and sequence of an active file: its open line must say what its name says."""
+    control = wire.parse_control(frame)
+    match = ACTIVE_NAME.fullmatch(name)
+    if control is None or control[0] != "open" or match is None:
+        raise CorruptionError(f"{name} does not begin with an open line")
+    fields = control[1]
+    run, connection, sequence = str(fields.get("run")), int(match[2]), int(match[3])
+    expected = {
+        "collector": collector,
+        "market": str(market),
+        "run": match[1] + run[8:],
+        "connection": connection,
+        "sequence": sequence,
+    }
+    for key, value in expected.items():
+        if fields.get(key) != value:
+            raise CorruptionError(f"{name}: its open line says {key} {fields.get(key)!r}, expected {value!r}")
+    return run, connection, sequence
+
+
 def _order(receive_times: Sequence[int], positions: Sequence[int]) -> str | None:
+    if all(map(lt, receive_times, receive_times[1:])):
+        return None
     keys = list(zip(receive_times, positions, strict=True))
     if all(before <= after for before, after in pairwise(keys)):
         return None
@@ -514,7 +552,7 @@ def verify_segment(data: bytes) -> Index:
     index = _whole_index(data)
     lines = list(_in_order(data, index))
     receive_times = [time for _, time, _ in lines]
-    open_event_time_us, _ = _open_fields([(time, frame) for _, time, frame in lines[:1]])
+    open_event_time_us, _ = _open_fields(lines[0][2])
     event_times = believed_times_us([wire.event_time_us(frame) for _, _, frame in lines], receive_times, open_event_time_us)
     exchange_times = exchange_times_us(event_times, receive_times, open_event_time_us)
     members: list[list[int]] = [[] for _ in index.streams]
@@ -524,6 +562,7 @@ def verify_segment(data: bytes) -> Index:
         is_depth, rest = wire.is_depth(stream.stream), iter(own)
         for block in stream.blocks:
             chunk = [next(rest) for _ in range(block.count)]
+            found_ids = [wire.depth_ids(lines[number][2], index.market) if is_depth else None for number in chunk]
             found = _block(
                 data[block.offset : block.offset + block.size],
                 block.text_size,
@@ -531,7 +570,8 @@ def verify_segment(data: bytes) -> Index:
                 day=exchange_times[chunk[0]] // _DAY_US,
                 receive_times_ns=[receive_times[number] for number in chunk],
                 event_times=[event_times[number] for number in chunk],
-                ids=[wire.depth_ids(lines[number][2], index.market) if is_depth else None for number in chunk],
+                prev_ids=[ids and ids[0] for ids in found_ids],
+                final_ids=[ids and ids[1] for ids in found_ids],
             )
             expect(found == block, f"the block at {block.offset} holds other times or ids than it says")
             days = {exchange_times[number] // _DAY_US for number in chunk}

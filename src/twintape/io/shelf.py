@@ -17,11 +17,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from twintape.core import segment, wire
+from twintape.core import segment
 from twintape.core.errors import CorruptionError, RefusedError
 from twintape.core.markets import Market
 from twintape.core.segment import ChainLink, Index
 from twintape.io.ports import Disk
+from twintape.io.sealer import SealAnswer, Sealer, SealerHere, SealOrder
 
 __all__ = ["RecoveryNote", "Retired", "SealedFile", "Shelf", "active_path"]
 
@@ -29,7 +30,6 @@ CHAIN_FORMAT = "twintape-chain/1"
 NOTES_MAX = 1000
 """How many notes are kept until somebody takes them; the oldest go first."""
 
-_ACTIVE_NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,8})-([1-9][0-9]{0,8})\.tape")
 _SEALED_NAME = re.compile(r"([0-9]{10})-([0-9a-f]{8}-[1-9][0-9]{0,8}-[1-9][0-9]{0,8})-([0-9a-f]{64})\.tape\.zst")
 
 
@@ -87,14 +87,19 @@ class Shelf:
         collector: The collector's name.
         market: The market.
         draw_chain_id: Returns 16 fresh hex digits.
+        sealer: Turns an active file into a sealed segment's bytes; by default on the spot.
 
     Raises:
         RefusedError: The spool belongs to another collector or a newer version.
         OSError: The disk failed.
     """
 
-    def __init__(self, disk: Disk, collector: str, market: Market, draw_chain_id: Callable[[], str]) -> None:
+    def __init__(
+        self, disk: Disk, collector: str, market: Market, draw_chain_id: Callable[[], str], sealer: Sealer | None = None
+    ) -> None:
         self._disk = disk
+        self._sealer = sealer or SealerHere(disk)
+        self._sealing: ChainLink | None = None  # the place of what the sealer works on: the first of the queue
         self._collector = collector
         self._market = market
         self._draw_chain_id = draw_chain_id
@@ -201,7 +206,7 @@ class Shelf:
                 except CorruptionError as error:
                     self._set_aside(path, error)
         for name, path in sorted(actives.items()):
-            if _ACTIVE_NAME.fullmatch(name):
+            if segment.ACTIVE_NAME.fullmatch(name):
                 self._queue.append(Retired(path, self._disk.size(path)))
             else:
                 self._set_aside(path, "not the name of an active file")
@@ -250,52 +255,48 @@ class Shelf:
         """Queue an active file for sealing."""
         self._queue.append(retired)
 
-    def drain(self) -> list[SealedFile]:
-        """Seal what is queued, in order; return the segments that can be uploaded now and could not be before."""
+    def drain(self, *, wait: bool = False) -> list[SealedFile]:
+        """Seal what is queued, in order; return the segments that can be uploaded now and could not be before.
+
+        What takes longer goes on beside us, and is looked for at the next call, unless this one is to `wait`.
+        """
         while self._queue:
             retired = self._queue[0]
-            try:
-                self._seal(retired)
-            except CorruptionError as error:
-                self.set_aside(retired.path, error)
-            except _UnreadableError as error:
-                self.note("unreadable", retired.path, f"{error}; it stays for the next start")
-            except OSError as error:
-                # Whether the file is there is unknown, so its number belongs to it until the same bytes are known to be.
-                self.note("disk", retired.path, error)
+            if not self._sealing:
+                chain = self._next_link()
+                self._sealer.start(SealOrder(retired.path, retired.size, self._collector, self._market, chain))
+                self._sealing = chain
+            answer = self._sealer.answer(wait=wait)
+            if answer is None:
                 break
+            chain, self._sealing = self._sealing, None
+            if answer.unreadable is not None:
+                self.note("unreadable", retired.path, f"{answer.unreadable}; it stays for the next start")
+            elif answer.corrupt is not None:
+                self.set_aside(retired.path, answer.corrupt)
+            else:
+                try:
+                    self._take(retired, chain, answer)
+                except OSError as error:
+                    # Whether the file is there is unknown, so its number belongs to it until the same bytes are known to be.
+                    self.note("disk", retired.path, error)
+                    break
             self._queue.popleft()
         self._let_go()
         return self._finish()
 
-    def _seal(self, retired: Retired) -> None:
-        try:
-            data = self._disk.read(retired.path, 0, retired.size)
-        except OSError as error:
-            raise _UnreadableError(str(error)) from error
-        recovered = segment.recover_active(data)
+    def _take(self, retired: Retired, chain: ChainLink, answer: SealAnswer) -> None:
+        """Put what the sealer made of an active file on the disk."""
         name = retired.path.rpartition("/")[2]
-        if recovered.tail:
-            self._keep_copy(name, recovered.tail)
-        if not recovered.lines:
+        if answer.tail:
+            self._keep_copy(name, answer.tail)
+        if answer.data is None:
             self._unremoved[retired.path] = None
             return
-        run, connection, sequence = self._identity(name, recovered.lines[0][1])
-        chain = self._next_link()
-        sealed = segment.seal(
-            recovered.lines,
-            collector=self._collector,
-            market=self._market,
-            run=run,
-            connection=connection,
-            sequence=sequence,
-            chain=chain,
-            unchecked_count=recovered.unchecked_count,
-        )
-        path = self._path("sealed", f"{chain.number:010d}-{name.removesuffix('.tape')}-{sealed.sha256}.tape.zst")
-        self._disk.write_atomically(path, sealed.data)
-        self._head = self._record(sealed.index, sealed.sha256)
-        self._shelve(SealedFile(path, sealed.key, len(sealed.data), sealed.sha256))
+        path = self._path("sealed", f"{chain.number:010d}-{name.removesuffix('.tape')}-{answer.sha256}.tape.zst")
+        self._disk.write_atomically(path, answer.data)
+        self._head = _ChainRecord(CHAIN_FORMAT, self._collector, self._market, chain.id, chain.number, answer.sha256)
+        self._shelve(SealedFile(path, answer.key, len(answer.data), answer.sha256))
         self._unremoved[retired.path] = path
 
     def _next_link(self) -> ChainLink:
@@ -304,26 +305,6 @@ class Shelf:
         if self._new_chain is None:  # drawn once, so that sealing again gives the same bytes
             self._new_chain = ChainLink(self._draw_chain_id(), 0, None, self._reason)
         return self._new_chain
-
-    def _identity(self, name: str, frame: bytes) -> tuple[str, int, int]:
-        """Return run, connection and sequence of an active file: its open line must say what its name says."""
-        control = wire.parse_control(frame)
-        match = _ACTIVE_NAME.fullmatch(name)
-        if control is None or control[0] != "open" or match is None:
-            raise CorruptionError(f"{name} does not begin with an open line")
-        fields = control[1]
-        run, connection, sequence = str(fields.get("run")), int(match[2]), int(match[3])
-        expected = {
-            "collector": self._collector,
-            "market": str(self._market),
-            "run": match[1] + run[8:],
-            "connection": connection,
-            "sequence": sequence,
-        }
-        for key, value in expected.items():
-            if fields.get(key) != value:
-                raise CorruptionError(f"{name}: its open line says {key} {fields.get(key)!r}, expected {value!r}")
-        return run, connection, sequence
 
     def _finish(self) -> list[SealedFile]:
         """Write the chain's record, then remove the active files that have been sealed; what fails is done next time."""
@@ -344,6 +325,11 @@ class Shelf:
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError):  # a removal that failed may have removed it
             self._disk.remove(path)
+
+    def close(self) -> None:
+        """Let the sealer go."""
+        self._sealer.close()
+        self._sealing = None
 
     # --- giving up -------------------------------------------------------------------------------------------------------------
 
@@ -378,10 +364,6 @@ class Shelf:
             else:
                 self._confirmed.remove(path)
                 self._unshelve(path)
-
-
-class _UnreadableError(Exception):
-    """An active file cannot be read now."""
 
 
 def _newer(index: Index, than: Index) -> bool:

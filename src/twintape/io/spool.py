@@ -29,6 +29,7 @@ from twintape.core.markets import Market
 from twintape.core.names import check_collector
 from twintape.core.segment import HourWatch, Line, format_line, format_sync
 from twintape.io.ports import Disk, DiskFile
+from twintape.io.sealer import Sealer
 from twintape.io.shelf import RecoveryNote, Retired, SealedFile, Shelf, active_path
 
 __all__ = ["RecoveryNote", "SealedFile", "Spool", "SpoolLimits"]
@@ -109,6 +110,7 @@ class Spool:
         limits: How long and how much.
         sharing: The spools that share the budget; this one joins them. All belong to one thread.
         acknowledge: Called with `written` or `synced`, path and offset after every returned write and sync of an active file.
+        sealer: Seals its active files; by default on the spot.
 
     Raises:
         RefusedError: Another process holds the spool, or it belongs to another collector.
@@ -127,6 +129,7 @@ class Spool:
         limits: SpoolLimits | None = None,
         sharing: list[Spool] | None = None,
         acknowledge: Callable[[str, str, int], None] | None = None,
+        sealer: Sealer | None = None,
     ) -> None:
         if not disk.lock(LOCK):
             raise RefusedError("another process holds this spool", hint="one collector per spool directory")
@@ -139,7 +142,7 @@ class Spool:
         self._acknowledge = acknowledge or (lambda _kind, _path, _offset: None)
         self._connections: dict[int, _Connection] = {}
         self._event_time_us: int | None = None
-        self._shelf = Shelf(disk, self._collector, market, draw_chain_id)
+        self._shelf = Shelf(disk, self._collector, market, draw_chain_id, sealer)
         self._active_size = 0
         self._held_size = 0
         self._last_chance = False
@@ -276,6 +279,14 @@ class Spool:
                 self._flush(state)
                 self._leave(state)
         return sealed + self.seal_due(now_ns)
+
+    def settle(self) -> list[SealedFile]:
+        """Wait until everything that has ended is sealed, as far as the disk allows."""
+        return self._shelf.drain(wait=True)
+
+    def shut(self) -> None:
+        """Let go of the sealer; nothing is sealed after this."""
+        self._shelf.close()
 
     def pending(self) -> list[SealedFile]:
         """Return the sealed files that the store has not confirmed, oldest first."""

@@ -156,6 +156,8 @@ class Writer:
         reached: asyncio.Future[None] = self._loop.create_future()
 
         def reach(_: Spool) -> None:
+            for spool in self._spools.values():
+                spool.settle()
             self._keep()
             self._call(_resolve, reached)
 
@@ -209,9 +211,12 @@ class Writer:
         if ended:
             for spool in self._spools.values():
                 spool.close_all(reason="end", now_ns=self._clock.wall_ns())
+                spool.settle()
         if ended or self._clock.monotonic_ns() - self._kept_ns >= SYNC_NS:
             self._keep()
         if ended:
+            for spool in self._spools.values():
+                spool.shut()
             self._call(_resolve, self._finished)
         return not ended
 

@@ -1,0 +1,146 @@
+"""What the lines of a segment say, column by column: the part of sealing that looks at every line there ever is.
+
+A depth frame as Binance prints it is taken apart by one match; whatever looks different takes the slow way, with the same result.
+
+Source: docs/format.md, section 3.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from twintape.core import wire
+from twintape.core.markets import Market
+
+__all__ = ["STREAMS_MAX", "Columns", "scan"]
+
+STREAMS_MAX = 16_384
+"""Streams a segment tells apart; frames of still further streams are filed under `!other`."""
+
+_WRAPPER = b'{"stream":"'
+# The head of every depth frame Binance has sent through a combined stream since 2019, behind its receive time.
+_DEPTH_HEAD = re.compile(
+    rb'(\d{1,19}) \{"stream":"([^"\\]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),'
+    rb'(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
+)
+_ODD = (None,) * 6
+
+
+@dataclass(slots=True)
+class Columns:
+    """The lines of a segment.
+
+    Attributes:
+        names: The streams, in order of first appearance.
+        positions: For each line its stream's place in `names`.
+        receive_times_ns: For each line.
+        event_times_us: For each line its event time, or None.
+        prev_ids: For each line `p` of a depth event, or None.
+        final_ids: For each line `u` of a depth event, or None; None exactly where `prev_ids` is.
+    """
+
+    names: list[str]
+    positions: list[int]
+    receive_times_ns: list[int]
+    event_times_us: list[int | None]
+    prev_ids: list[int | None]
+    final_ids: list[int | None]
+
+
+class _Streams:
+    """The places of streams, given out in order of first appearance."""
+
+    def __init__(self, depth_streams: Mapping[str, str], snapshot_symbol: str | None) -> None:
+        self.names: list[str] = []
+        self.is_depth: list[bool] = []
+        self._position_of: dict[str, int] = {}
+        self._position_of_wrapped: dict[bytes, int] = {}
+        self._names_of_raw = depth_streams, snapshot_symbol
+
+    def of(self, frame: bytes) -> int:
+        """Return the place of a frame's stream."""
+        start = len(_WRAPPER)
+        end = frame.find(b'"', start, start + wire.STREAM_NAME_BYTES_MAX + 1) if frame.startswith(_WRAPPER) else -1
+        # Of our own lines and of raw frames the whole text decides.
+        if end < 0 or frame.startswith(b"!twintape", start):
+            return self._place(frame)
+        # A wrapped frame's stream follows from the bytes of its name: working it out once a name is enough.
+        name = frame[start:end]
+        position = self._position_of_wrapped.get(name)
+        if position is None:
+            position = self._position_of_wrapped[name] = self._place(frame)
+        return position
+
+    def _place(self, frame: bytes) -> int:
+        name = wire.stream_of(frame, *self._names_of_raw)
+        if name not in self._position_of and len(self.names) >= STREAMS_MAX - 1:
+            name = wire.OTHER
+        position = self._position_of.get(name)
+        if position is None:
+            position = self._position_of[name] = len(self.names)
+            self.names.append(name)
+            self.is_depth.append(wire.is_depth(wire.split_stream(name)[1]))
+        return position
+
+
+def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str], snapshot_symbol: str | None = None) -> Columns:
+    """Return what well-formed lines say.
+
+    Args:
+        texts: `<receive time> <frame>` each, without newline.
+        market: Decides what ids mean.
+        depth_streams: For frames without wrapper, symbol → stream name.
+        snapshot_symbol: The symbol of bare REST bodies in a recording of one symbol.
+    """
+    rows = [_ODD if head is None else head.groups() for head in map(_DEPTH_HEAD.match, texts)]
+    if not rows:
+        return Columns([], [], [], [], [], [])
+    times, wrapped, events, firsts, finals, prevs = zip(*rows, strict=True)
+    streams = _Streams(depth_streams, snapshot_symbol)
+    # Places are given out in order of first appearance; the last pair of a key that `dict` sees is the first in the segment.
+    first_at = dict(zip(reversed(wrapped), range(len(texts) - 1, -1, -1), strict=True))
+    # A name of ours, or one too long to be one, is not taken from the head alone.
+    doubtful = {name for name in first_at if name is None or name.startswith(b"!") or len(name) > wire.STREAM_NAME_BYTES_MAX}
+    slow = [number for number, name in enumerate(wrapped) if name in doubtful] if doubtful else []
+    place_of = dict.fromkeys(doubtful, -1)
+    slow_positions: dict[int, int] = {}
+    for number, name in sorted(
+        [(at, name) for name, at in first_at.items() if name not in doubtful] + [(at, None) for at in slow]
+    ):
+        position = streams.of(texts[number].partition(b" ")[2])
+        if name is None:
+            slow_positions[number] = position
+        else:
+            place_of[name] = position
+            if not streams.is_depth[position]:  # its ids mean nothing to us
+                slow += [at for at, other in enumerate(wrapped) if other == name]
+    columns = Columns(
+        names=streams.names,
+        positions=[place_of[name] for name in wrapped],
+        receive_times_ns=[0 if time is None else int(time) for time in times],
+        event_times_us=[None if time is None else int(time) * 1000 for time in events],
+        prev_ids=[None if first is None else int(first) - 1 for first in firsts]
+        if market is Market.SPOT
+        else [None if prev is None else int(prev) for prev in prevs],
+        final_ids=[None if final is None else int(final) for final in finals],
+    )
+    for number in slow:
+        _fill(columns, number, slow_positions.get(number), texts[number], market, streams)
+    if market is not Market.SPOT and None in columns.prev_ids:
+        columns.final_ids = [
+            None if prev is None else final for prev, final in zip(columns.prev_ids, columns.final_ids, strict=True)
+        ]
+    return columns
+
+
+def _fill(columns: Columns, number: int, position: int | None, text: bytes, market: Market, streams: _Streams) -> None:
+    """Fill in one line the slow way; without a `position` it has been given one."""
+    time, _, frame = text.partition(b" ")
+    if position is not None:
+        columns.positions[number] = position
+    columns.receive_times_ns[number] = int(time)
+    columns.event_times_us[number] = wire.event_time_us(frame)
+    ids = wire.depth_ids(frame, market) if streams.is_depth[columns.positions[number]] else None
+    columns.prev_ids[number], columns.final_ids[number] = (None, None) if ids is None else ids
