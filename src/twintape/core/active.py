@@ -40,6 +40,7 @@ TIME_NS_MAX = 2**63 - 1
 
 DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
+_EVENT_TIME_KEY = b'"E":'
 _SYNC_MARK = b' {"stream":"!twintape@sync",'
 _PLAIN_LINE = re.compile(rb"[1-8]\d{0,18} [^\n]")
 """The beginning of a line that needs no closer look if all its text is recordable."""
@@ -218,26 +219,44 @@ class HourWatch:
 
     Args:
         event_time_us: The `event_time_us` of the segment's open line.
-
-    Attributes:
-        event_time_us: Greatest event time so far that is not doubtful, or None.
     """
 
-    __slots__ = ("_contradicted", "_hour_end_us", "event_time_us")
+    __slots__ = ("_contradicted", "_digits", "_digits_from", "_digits_to", "_event_time_us", "_hour_end_us")
 
     def __init__(self, event_time_us: int | None = None) -> None:
         self._contradicted = False
         self._restart(event_time_us)
 
     def _restart(self, event_time_us: int | None) -> None:
-        self.event_time_us = event_time_us
-        self._hour_end_us = None if event_time_us is None else (event_time_us // _HOUR_US + 1) * _HOUR_US
+        self._event_time_us = event_time_us
+        hour_end_us = self._hour_end_us = None if event_time_us is None else (event_time_us // _HOUR_US + 1) * _HOUR_US
+        # The same as milliseconds in 13 digits, which compare as the numbers do.
+        self._digits = b"%013d" % ((event_time_us or 0) // 1000)
+        self._digits_from = b"%013d" % (max((hour_end_us or 0) - DAY_US, 0) // 1000)
+        self._digits_to = b"%013d" % ((hour_end_us or 0) // 1000)
+
+    @property
+    def event_time_us(self) -> int | None:
+        """Greatest event time so far that is not doubtful, or None."""
+        if self._event_time_us is not None:
+            newest_us = int(self._digits) * 1000
+            if newest_us > self._event_time_us:
+                self._event_time_us = newest_us
+        return self._event_time_us
 
     def would_raise_hour(self, frame: bytes, receive_time_ns: int | None = None) -> bool:
         """Return whether `frame` must open a new segment (and leave everything as it is); else take its event time in.
 
         Without `receive_time_ns` no time is doubtful.
         """
+        # Nearly every frame's time lies before the end of the hour and not a day behind anything: no more than two comparisons then.
+        at = frame.find(_EVENT_TIME_KEY)
+        digits = frame[at + 4 : at + 17]
+        if at >= 0 and self._digits_from <= digits < self._digits_to and digits.isdigit() and frame[at + 17 : at + 18] == b",":
+            if digits > self._digits:
+                self._digits = digits
+            self._contradicted = False
+            return False
         event_time_us = wire.event_time_us(frame)
         if event_time_us is None:
             return False

@@ -37,7 +37,7 @@ from twintape.io.writer import Writer
 __all__ = ["Collector"]
 
 DIAL_TIMEOUT_S = 10.0
-FLUSH_S = 0.02
+FLUSH_S = 0.05
 """Lines are handed to the writer in batches no older than this."""
 TICK_MAX_S = 0.25
 TICK_MIN_S = 0.01
@@ -339,8 +339,10 @@ class Collector:
             await self.clock.sleep(FLUSH_S)
             self._dirty_event.clear()
             self.dirty = False
-            for link in self.links.values():
-                link.flush()
+            for market in self.markets:
+                self.writer.write_all(
+                    market, [batch for link in self.links.values() if link.market is market and (batch := link.take())]
+                )
             self._mind_the_queue()
 
     def mark_dirty(self) -> None:
@@ -353,8 +355,9 @@ class Collector:
             now_ns, wall_ns = self.clock.monotonic_ns(), self.clock.wall_ns()
             self._mind_the_queue()
             deadline_ns = now_ns + int(TICK_MAX_S * SECOND_NS)
+            may_dial = self._may_dial()
             for shard in self.shards:
-                for order in shard.tick(now_ns, wall_ns, may_dial=self._may_dial()):
+                for order in shard.tick(now_ns, wall_ns, may_dial=may_dial):
                     self._obey(shard, order, now_ns)
                 deadline_ns = min(deadline_ns, shard.deadline_ns())
             if not self.paused:

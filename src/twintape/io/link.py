@@ -21,6 +21,7 @@ from twintape.core.actions import (
 from twintape.core.session import Session
 from twintape.core.shard import Shard
 from twintape.io.ports import Socket
+from twintape.io.spool import Batch
 
 if TYPE_CHECKING:
     from twintape.io.collector import Collector
@@ -103,10 +104,16 @@ class Link:
         else:
             socket.abort()
 
-    def flush(self) -> None:
-        """Hand the lines so far to the writer."""
+    def take(self) -> Batch | None:
+        """Return the lines so far, for the writer, or None if there are none."""
         lines, size = self.session.take_lines()
         if not lines:
-            return
+            return None
         self._collector.heard(self.market, len(lines), size)
-        self._collector.writer.write(self.market, self.session.number, lines, size)
+        return self.session.number, lines, size
+
+    def flush(self) -> None:
+        """Hand the lines so far to the writer."""
+        batch = self.take()
+        if batch is not None:
+            self._collector.writer.write_all(self.market, [batch])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -32,13 +32,15 @@ from twintape.io.ports import Disk, DiskFile
 from twintape.io.sealer import Sealer
 from twintape.io.shelf import RecoveryNote, Retired, SealedFile, Shelf, active_path
 
-__all__ = ["RecoveryNote", "SealedFile", "Spool", "SpoolLimits"]
+__all__ = ["Batch", "RecoveryNote", "SealedFile", "Spool", "SpoolLimits"]
 
 LOCK = "lock"
 ALARM_SHARES = (0.60, 0.80, 0.95)
 """From which share of the budget on the alarm level is 1, 2, 3."""
 LINE_OVERHEAD = 21
 """The most bytes a line has beside its frame."""
+Batch = tuple[int, Sequence[Line], int]
+"""A connection's number, lines of it, and the sum of their frames' bytes."""
 ATTEMPTS = 2
 """A segment that fails is followed by one new segment at once; if that fails too, the next `sync` tries again."""
 
@@ -219,10 +221,16 @@ class Spool:
 
     def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
         """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
-        state = self._connections[connection]
-        self._flush(state)  # what has waited goes first, and makes room
-        self._hold(state, lines)
-        self._flush(state)
+        return self.write_all([(connection, lines, 0)])
+
+    def write_all(self, batches: Iterable[Batch]) -> list[SealedFile]:
+        """Do the same for several connections."""
+        for connection, lines, _ in batches:
+            state = self._connections[connection]
+            if state.held:
+                self._flush(state)  # what has waited goes first, and makes room
+            self._hold(state, lines)
+            self._flush(state)
         return self._shelf.drain()
 
     def sync(self, now_ns: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from twintape.core.budget import SECOND_NS
 from twintape.core.markets import Market
 from twintape.io.ports import Clock
-from twintape.io.spool import SealedFile, Spool
+from twintape.io.spool import Batch, SealedFile, Spool
 
 __all__ = ["SpoolStatus", "Writer"]
 
@@ -123,9 +123,11 @@ class Writer:
         """Say that a connection carries other streams from here on."""
         self._put(_Command(market, lambda spool: spool.subscribed(connection, streams)))
 
-    def write(self, market: Market, connection: int, lines: Sequence[tuple[int, bytes]], size: int) -> None:
-        """Append lines of a connection; `size` is the sum of their bytes."""
-        self._put(_Command(market, lambda spool: spool.write(connection, lines), size))
+    def write_all(self, market: Market, batches: Sequence[Batch]) -> None:
+        """Append lines of several connections."""
+        if batches:
+            size = sum([size for _, _, size in batches])
+            self._put(_Command(market, lambda spool: spool.write_all(batches), size))
 
     def cut(self, market: Market, connection: int, *, reason: str) -> None:
         """End the segment of a connection whose line goes on in another one."""
