@@ -9,7 +9,7 @@ durably, sealed and uploaded while it runs. Prints JSON. What is measured:
   `steady_cpu_percent`: between the first and the last sample of those seconds. Both as a share of one core.
 * `floor_cpu_percent`: the same connections read by the same websocket library in a process that only counts frames, just before.
 * `loop_lag`: how late the collector's event loop was; `idle_loop_lag`: the same probe in an idle process at the same time.
-* `lost_frames`: what the exchange says it sent on each connection, less what is in the store; ids have to be unbroken as well.
+* `lost_frames`: what the exchange says it sent on each connection, less what is in the store; `lost_ids`: ids of any stream that are not there.
 * `memory_mib_per_hour`: slope of a straight line through the resident memory of the collector and its children, after the first fifth.
 """
 
@@ -45,6 +45,7 @@ from twintape.io.store import open_store
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_S_MAX = 120.0
 STOP_S_MAX = 300.0
+FIRST_UPDATE_ID = 10_000_000_000  # where the ids of symbol 0 begin in the simulator's load; that of symbol n is n higher
 SETTLE_S = 3.0
 """From the start of sending to the first sample that counts as steady."""
 CONFIG = """
@@ -167,6 +168,17 @@ def cpu_s(pid):
     return total / TICKS_PER_S
 
 
+def cpu_by_part(pid):
+    """Return the CPU seconds of the event loop's thread, of all other threads, and of child processes."""
+    parts = {"event_loop": 0.0, "threads": 0.0, "children": 0.0}
+    for one in tree(pid):
+        for task in Path(f"/proc/{one}/task").iterdir():
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            part = "children" if one != pid else "event_loop" if int(task.name) == pid else "threads"
+            parts[part] += sum(map(int, fields[11:13])) / TICKS_PER_S
+    return parts
+
+
 def rss_mib(pid):
     """Return the resident memory of a process and its descendants."""
     pages = 0
@@ -284,6 +296,7 @@ def watch(options, exchange, collector, log):
             "lines": market["lines"],
             "bytes": market["bytes"],
             "cpu_s": cpu_s(pid),
+            "cpu_s_by_part": cpu_by_part(pid),
             "exchange_cpu_s": cpu_s(exchange.process.pid),
             "rss_mib": round(rss_mib(pid), 2),
             "queue_peak_bytes": status["queue_peak_bytes"],
@@ -299,7 +312,7 @@ def watch(options, exchange, collector, log):
 
 
 async def judge(store, sent):
-    """Compare what is in the store with what the exchange says it sent: frame counts by connection, and ids by stream."""
+    """Compare what is in the store with what the exchange says it sent: frames by connection, and every id of every stream."""
     objects, size, recorded, chains, failures = 0, 0, Counter(), {}, []
     opened = open_store(store)
     async for info in opened.list("raw/"):
@@ -312,24 +325,34 @@ async def judge(store, sent):
             recorded[index.run, index.connection] += stream.count
             for block in stream.blocks:
                 read_block(data[block.offset : block.offset + block.size], block)
-                ids = (block.first_prev_update_id, block.last_final_update_id, block.breaks)
-                chains.setdefault(stream.name, []).append(ids)
-    for name, blocks in chains.items():
-        blocks.sort()
-        joined = all(before[1] == after[0] for before, after in zip(blocks, blocks[1:], strict=False))
-        if not joined or any(breaks for _, _, breaks in blocks) or blocks[-1][1] != sent["last_final_update_id"]["spot"][name]:
-            failures.append(f"{name}: its ids are broken or do not end at {sent['last_final_update_id']['spot'][name]}")
+                if block.breaks:
+                    failures.append(f"{stream.name}: {block.breaks} breaks in a block of {info.key}")
+                chains.setdefault(stream.name, []).append((block.first_prev_update_id, block.last_final_update_id))
+    lost_ids = 0
+    for name, last_id in sent["last_final_update_id"]["spot"].items():
+        known = FIRST_UPDATE_ID + int(name[1:5])
+        for first, last in [*sorted(chains.get(name, [])), (last_id, last_id)]:
+            lost_ids += max(0, first - known)
+            known = max(known, last)
+        if known != last_id:
+            failures.append(f"{name}: recorded up to {known}, sent up to {last_id}")
     by_connection = sorted(sent["gateways"][0]["sent_by_connection"].values())
-    if sorted(recorded.values()) != by_connection:
-        failures.append(f"recorded by connection {sorted(recorded.values())}, sent {by_connection}")
-    missing = set(sent["last_final_update_id"]["spot"]) - set(chains)
-    if missing:
-        failures.append(f"nothing recorded of {sorted(missing)[:5]}")
-    return {"objects": objects, "bytes": size, "recorded_frames": sum(recorded.values()), "failures": failures[:10]}
+    if lost_ids:
+        failures.append(f"{lost_ids} ids are missing")
+    return {
+        "objects": objects,
+        "bytes": size,
+        "recorded_frames": sum(recorded.values()),
+        "lost_ids": lost_ids,
+        "same_by_connection": sorted(recorded.values()) == by_connection,
+        "failures": failures[:10],
+    }
 
 
 def run(options, root):
     """Run once and return the report."""
+    if (root / "spool").exists():
+        raise SystemExit(f"{root} holds an earlier run")
     store = options.store or f"file://{root}/store"
     certificate, server = make_certificate(root)
     floor = measure_floor(options, certificate, server) if options.floor_seconds else None
@@ -360,7 +383,11 @@ def report(options, samples, last, sent, used_s, floor, idle_counts, judged, col
     first, final = samples[0], samples[-2] if len(samples) > 2 else samples[-1]
     seconds, frames = final["seconds"] - first["seconds"], final["frames_sent"] - first["frames_sent"]
     steady_s = final["cpu_s"] - first["cpu_s"]
-    sending_s = options.seconds
+    sending_s = samples[-1]["seconds"]
+    parts = {name: final["cpu_s_by_part"][name] - first["cpu_s_by_part"][name] for name in final["cpu_s_by_part"]}
+    replaced = last["events"].get("disconnected", 0)
+    if not (replaced or judged["same_by_connection"]):
+        judged["failures"].append("some connection has not recorded what was sent on it")
     lags = Counter(last["loop_lag"]["counts"])
     lags.subtract(first["loop_lag_counts"])
     warm = [(s["seconds"], s["rss_mib"]) for s in samples if s["seconds"] > options.seconds / 5]
@@ -369,7 +396,9 @@ def report(options, samples, last, sent, used_s, floor, idle_counts, judged, col
         "seconds": round(sending_s, 1),
         "connections": len(last["connections"]),
         "frames_sent": sent["messages_sent"],
-        "lost_frames": sent["messages_sent"] - judged["recorded_frames"],
+        # A connection that was replaced had a successor before it ended: the frames both heard are recorded twice.
+        "lost_frames": None if replaced else sent["messages_sent"] - judged["recorded_frames"],
+        "lost_ids": judged["lost_ids"],
         "failures": judged["failures"],
         "exit_code": collector.process.returncode,
         "frames_per_s": round(frames / seconds),
@@ -377,6 +406,7 @@ def report(options, samples, last, sent, used_s, floor, idle_counts, judged, col
         "cpu_percent": round(100 * used_s / sending_s, 1),
         "steady_cpu_percent": round(100 * steady_s / seconds, 1),
         "steady_cpu_us_per_frame": round(1e6 * steady_s / frames, 2),
+        "steady_cpu_percent_by_part": {name: round(100 * used / seconds, 1) for name, used in parts.items()},
         "floor_cpu_percent": None if floor is None else round(100 * floor["cpu_s"] / floor["seconds"], 1),
         "floor_cpu_us_per_frame": None if floor is None else round(1e6 * floor["cpu_s"] / floor["frames"], 2),
         "exchange_cpu_percent": round(100 * (final["exchange_cpu_s"] - first["exchange_cpu_s"]) / seconds, 1),
@@ -419,7 +449,7 @@ def main():
         root.mkdir(parents=True, exist_ok=True)
         found = run(options, root)
     print(json.dumps(found, indent=1))
-    return 1 if found["lost_frames"] or found["failures"] or found["exit_code"] else 0
+    return 1 if found["lost_frames"] or found["lost_ids"] or found["failures"] or found["exit_code"] else 0
 
 
 if __name__ == "__main__":
