@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["record"]
 
 LIVE_REFRESH_S = 0.5
+COLLECT_EVERY = 20_000
+"""So many new containers make the garbage collector look for cycles."""
 
 
 def record(
@@ -137,6 +139,7 @@ def _spools(
 
 async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, duration_s: float | None) -> None:
     import asyncio
+    import gc
     import os
     import random
     import secrets
@@ -205,6 +208,9 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
         if terminal is not None:
             live = asyncio.create_task(_live_line(collector, terminal.console))
             stack.callback(live.cancel)
+        # What there is by now stays, and lines are no cycles: looking for garbage among them would only hold up the loop.
+        gc.freeze()
+        gc.set_threshold(COLLECT_EVERY)
         await collector.run()
 
 

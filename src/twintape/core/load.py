@@ -32,7 +32,7 @@ _LADDER_TICKS = 1000
 _LEVELS_SIGMA = 1.1
 """How uneven the numbers of levels are: the logarithm is normal with this deviation, so the mean is 1.8 medians."""
 _LEVELS_MAX = 500
-_LEVEL_BYTES = 30.5
+_LEVEL_BYTES = 29.5
 _FIRST_UPDATE_ID = 10_000_000_000
 _PRICE_DECIMALS = 2
 _BID, _ASK = 0, 1
@@ -98,7 +98,7 @@ def _price(ticks: int) -> str:
 
 def _body(rng: random.Random, levels_count: int, market: Market) -> _Body:
     sides: tuple[dict[int, str], dict[int, str]] = {}, {}
-    for _ in range(levels_count):
+    while len(sides[_BID]) + len(sides[_ASK]) < levels_count:
         side = rng.randrange(2)
         distance = 1 + min(int(rng.expovariate(0.004)), _LADDER_TICKS - 1)
         # The best level of each side never goes, so that no book is ever empty.

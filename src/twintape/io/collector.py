@@ -37,8 +37,8 @@ from twintape.io.writer import Writer
 __all__ = ["Collector"]
 
 DIAL_TIMEOUT_S = 10.0
-FLUSH_S = 0.05
-"""Lines are handed to the writer in batches no older than this."""
+FLUSH_S = 0.1
+"""Lines are handed to the writer in batches no older than this: what a kill may take with it. Each batch costs a write a connection."""
 TICK_MAX_S = 0.25
 TICK_MIN_S = 0.01
 CLOCK_LINE_NS = 60 * SECOND_NS

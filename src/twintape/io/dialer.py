@@ -38,6 +38,10 @@ _TEXT, _BINARY, _PING, _PONG, _CLOSE, _CONTINUATION = (
     WSMsgType.CONTINUATION,
 )
 
+for _member in WSMsgType:
+    # Python 3.11 looks members up by raising and catching, six times as slowly as later versions, and picows does so for every frame.
+    type.__setattr__(WSMsgType, _member.name, _member)
+
 
 class _Adapter(WSListener):
     """Puts fragments together and hands everything to the port's listener, but nothing before `dial` has returned."""
