@@ -195,7 +195,7 @@ class Counting(WSListener):
     def __init__(self):
         self.frames = self.size = 0
 
-    def on_ws_frame(self, transport, frame):
+    def on_ws_frame(self, transport, frame):  # noqa: ARG002 - picows' signature
         if frame.msg_type == WSMsgType.TEXT:
             self.frames += 1
             self.size += frame.payload_size
@@ -213,7 +213,7 @@ async def _read_only(base, symbols, connections, authority):
         for message in messages:
             transport.send(WSMsgType.TEXT, message)
         listeners.append(listener)
-    while not any(listener.frames > len(symbols) // connections for listener in listeners):
+    while not any(listener.frames > len(symbols) // connections for listener in listeners):  # noqa: ASYNC110 - frames come without end
         await asyncio.sleep(0.05)
     began, used, frames = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF), sum(one.frames for one in listeners)
     seen = 0

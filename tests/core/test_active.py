@@ -239,3 +239,30 @@ def test_a_symbol_with_two_depth_streams_has_none_for_raw_frames():
         "A": "a@depth@100ms"
     }
     assert active.depth_streams_of(["a@depth", "a@depth"]) == {"A": "a@depth"}
+
+
+HOURS = st.lists(st.tuples(st.integers(-40, 40), st.integers(-3, 3), st.integers(-30, 30)), max_size=30)
+
+
+@given(st.one_of(st.none(), st.integers(0, 50)), HOURS)
+def test_times_printed_as_usual_are_taken_as_those_printed_otherwise(opened, steps):
+    start_ms = 1_728_000_000_000
+    usual, slow = (HourWatch(None if opened is None else (start_ms + opened * HOUR_MS // 10) * 1000) for _ in range(2))
+    for hours, minutes, received_hours in steps:
+        time_ms = start_ms + hours * HOUR_MS + minutes * 60_000
+        receive_ns = (start_ms + received_hours * HOUR_MS) * 1_000_000
+        answers = [
+            watch.would_raise_hour(
+                b'{"stream":"a@depth","data":{"e":"depthUpdate","E":%b%d,"s":"A"}}' % (space, time_ms), receive_ns
+            )
+            for watch, space in ((usual, b""), (slow, b" "))
+        ]
+        assert answers[0] == answers[1]
+        assert usual.event_time_us == slow.event_time_us
+
+
+def test_a_frame_of_no_time_in_a_known_hour_changes_nothing():
+    watch = HourWatch(1_728_000_000_000_000)
+    for frame in (b"{}", b'{"E":"soon","x":"............."}', b'{"E":1728000000001}'):
+        assert not watch.would_raise_hour(frame)
+    assert watch.event_time_us == 1_728_000_000_001_000

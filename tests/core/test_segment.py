@@ -3,6 +3,7 @@ import dataclasses
 import gzip
 import io
 import sys
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -479,3 +480,40 @@ def test_real_recordings_come_back_byte_for_byte(name, market):
         if wire.is_depth(stream.stream):
             assert stream.blocks[0].first_prev_update_id is not None
             assert all(block.breaks == 0 for block in stream.blocks)
+
+
+NAME = f"{RUN[:8]}-3-12.tape"
+
+
+def sealing_active(data, name=NAME, **changes):
+    return segment.seal_active(data, name=name, **({"collector": "tokyo", "market": Market.SPOT, "chain": CHAIN} | changes))
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), frames), max_size=20), st.binary(max_size=20))
+def test_an_active_file_is_sealed_as_its_lines_are(pairs, garbage):
+    lines = [(T0, opening()), *((T0 + after, frame) for after, frame in pairs if wire.recordable(frame))]
+    text = text_of(lines)
+    data = text + segment.format_sync(T0, size=len(text), crc32=zlib.crc32(text)) + text_of([(T0 + 1, b"{}")]) + garbage
+    recovered = segment.recover_active(data)
+    outcome = sealing_active(data)
+    assert outcome.tail == recovered.tail
+    assert outcome.sealed == sealing(recovered.lines, unchecked_count=recovered.unchecked_count)
+
+
+def test_an_active_file_without_a_line_becomes_nothing():
+    assert sealing_active(b"torn") == segment.SealOutcome(None, b"torn")
+
+
+@pytest.mark.parametrize(
+    ("name", "frame", "complaint"),
+    [
+        (NAME, b"{}", "does not begin with an open line"),
+        (NAME, wire.close_line(reason="", code=None, final=True), "does not begin with an open line"),
+        ("what.tape", opening(), "does not begin with an open line"),
+        (f"{RUN[:8]}-4-12.tape", opening(), "its open line says connection 3, expected 4"),
+        ("ffffffff-3-12.tape", opening(), "its open line says run"),
+    ],
+)
+def test_an_active_file_whose_open_line_is_not_that_of_its_name_is_not_sealed(name, frame, complaint):
+    with pytest.raises(CorruptionError, match=complaint):
+        sealing_active(text_of([(T0, frame)]), name)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from twintape.core.errors import ConfigError
 from twintape.core.markets import Market
@@ -199,19 +200,10 @@ class LoadSource:
         return agenda
 
     def happenings(self) -> Iterator[Happening]:
-        """Yield the frames in order of time.
-
-        The books that `book` returns stand where the iterator last made stands.
-        """
+        """Return an iterator over the frames in order of time; the books of `book` stand where the one last made stands."""
         self._live = self._make_symbols()
         self._by_name = {symbol.name: symbol for symbol in self._live}
-        remaining = self.config.messages_count
-        if remaining is None:
-            yield from self._endless()
-            return
-        endless = self._endless()
-        for _ in range(remaining):
-            yield next(endless)
+        return islice(self._endless(), self.config.messages_count)
 
     def _endless(self) -> Iterator[VenueMessage]:
         market, bodies, symbols = self.config.market, self._bodies, self._live
