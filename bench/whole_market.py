@@ -284,7 +284,8 @@ def watch(options, exchange, collector, log):
     samples, began = [], time.monotonic()
     ended = False
     while not ended:
-        wanted = began + (SETTLE_S if not samples else min(SETTLE_S + len(samples) * options.sample_seconds, options.seconds))
+        settle_s = min(SETTLE_S, options.seconds / 5)
+        wanted = began + min(settle_s + len(samples) * options.sample_seconds, options.seconds)
         time.sleep(max(0.1, wanted - time.monotonic()))
         status, pid = collector.status(), collector.process.pid
         sent = exchange.status()
