@@ -167,3 +167,11 @@ def test_a_symbol_is_listed_with_the_status_it_was_given_and_not_at_all_without_
     assert [info.status for info in venue.listed()] == ["BREAK"]
     venue.statuses["X"] = ""
     assert venue.listed() == []
+
+
+def test_a_message_wears_its_wrapper_only_for_clients_of_combined_streams():
+    message = VenueMessage(0, Market.SPOT, "币usdt@trade", b"{}")
+    assert message.payload(combined=False) == b"{}"
+    assert message.payload(combined=True) == '{"stream":"币usdt@trade","data":{}}'.encode()
+    message.frame = b"as recorded"
+    assert message.payload(combined=True) == b"as recorded"

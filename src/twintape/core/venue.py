@@ -69,6 +69,14 @@ class VenueMessage:
     frame: bytes | None = None
     pieces: tuple[Piece, ...] = ()
 
+    def payload(self, *, combined: bool) -> bytes:
+        """Return what a client gets: with the wrapper if `combined`, which is put on once."""
+        if not combined:
+            return self.data
+        if self.frame is None:
+            self.frame = b'{"stream":' + json.dumps(self.stream, ensure_ascii=False).encode() + b',"data":' + self.data + b"}"
+        return self.frame
+
 
 @dataclass(slots=True)
 class BookChange:

@@ -130,12 +130,12 @@ class Connection:
             return
         combined = self.session.combined
         if self._restamp is not None or self._websocket.compress:
-            payload = _payload(message, combined=combined)
+            payload = message.payload(combined=combined)
             payload = self._restamp(payload) if self._restamp is not None else payload
             # A compressing connection keeps the payload: the websocket below it makes the frame.
             frame = payload if self._websocket.compress else text_frame(payload)
         else:
-            frame = encoded.get(combined) or encoded.setdefault(combined, text_frame(_payload(message, combined=combined)))
+            frame = encoded.get(combined) or encoded.setdefault(combined, text_frame(message.payload(combined=combined)))
         self._queue.append(frame)
         self._gateway.unflushed[self.number] = self
         self.sent_count += 1
@@ -257,16 +257,6 @@ class Connection:
                 self._transport.write(websocket_frame(9, payload))
             wake_ns = min(self.pings.wake_ns(), self._life_end_ns)
             await asyncio.sleep(max(0, wake_ns - time.monotonic_ns()) / 1e9)
-
-
-def _payload(message: VenueMessage, *, combined: bool) -> bytes:
-    if not combined:
-        return message.data
-    if message.frame is None:
-        message.frame = (
-            b'{"stream":' + json.dumps(message.stream, ensure_ascii=False).encode() + b',"data":' + message.data + b"}"
-        )
-    return message.frame
 
 
 class Gateway:
