@@ -103,3 +103,13 @@ def test_batches_make_no_difference_and_examples_are_few(limit, monkeypatch):
         )
     found = windows_of(whole, split)
     assert (found.equal, found.omitted, len(found.examples)) == (7, 3, 2)
+
+
+def test_each_restart_has_windows_of_its_own():
+    old = Exchange(Market.SPOT, 1, 12, start_id=500_000_000)
+    new = Exchange(Market.SPOT, 2, 12, start_id=1000, start_us=old.changes[-1].time_us + 10_000_000)
+    whole = hear(printed([*old.events(6), *new.events(6)]), "paris")
+    cut_before = hear(printed([*old.events([2, 4]), *new.events(6)]), "tokyo")
+    cut_behind = hear(printed([*old.events(6), *new.events([2, 4])]), "zurich")
+    chunks = chunks_of([*whole, *cut_before, *cut_behind])
+    assert merge(chunks, Market.SPOT).windows.equal == 4

@@ -1,35 +1,16 @@
 """The path through all lines, compared with an exhaustive search."""
 
-import heapq
 from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.oracle import cheapest_path
 from twintape.columns.splice import assign_epochs, splice
 from twintape.core.sequence import coverage
 
 DROP = 1_000_000
-
-
-def cheapest(events, start):
-    """Dijkstra over (id, line): the obvious reference. Returns the least (overlaps, switches, events) from `start` to the last id covered."""
-    goal = max(u for _, u, _ in events)
-    queue = [((0, 0, 0), start, -1)]
-    done = set()
-    while queue:
-        cost, at, line = heapq.heappop(queue)
-        if at == goal:
-            return cost
-        if (at, line) in done:
-            continue
-        done.add((at, line))
-        for p, u, other in events:
-            if p <= at < u:
-                step = (cost[0] + (p < at), cost[1] + (line not in (-1, other)), cost[2] + 1)
-                heapq.heappush(queue, (step, u, other))
-    return None
 
 
 def arrays(events):
@@ -75,7 +56,7 @@ def test_it_is_as_cheap_as_an_exhaustive_search_in_every_stretch(events, start):
         begin = start if number == 0 and start is not None and low == start else low
         stretch = [k for k, c in enumerate(chosen) if low < c[1] <= high]
         part = type(path)(path.chosen[stretch], path.overlap_at[stretch], path.gap_after[stretch])
-        assert cost_of(part, events) == cheapest(inside, begin)
+        assert cost_of(part, events) == cheapest_path(inside, begin)
 
 
 def test_it_stays_on_a_line_that_needs_no_help():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 
@@ -121,3 +122,23 @@ def book_ticker_agreement(
         else:
             disagree += 1
     return agree, disagree
+
+
+def cheapest_path(events: Iterable[tuple[int, int, int]], start: int) -> tuple[int, int, int] | None:
+    """Return the least (overlaps, switches, events) of a path from `start` to the last id of some events `(p, u, line)`: Dijkstra over (id, line)."""
+    events = list(events)
+    goal = max(u for _, u, _ in events)
+    queue = [((0, 0, 0), start, -1)]
+    done = set()
+    while queue:
+        cost, at, line = heapq.heappop(queue)
+        if at == goal:
+            return cost
+        if (at, line) in done:
+            continue
+        done.add((at, line))
+        for p, u, other in events:
+            if p <= at < u:
+                step = (cost[0] + (p < at), cost[1] + (line not in (-1, other)), cost[2] + 1)
+                heapq.heappush(queue, (step, u, other))
+    return None

@@ -71,10 +71,10 @@ def _windows(lines: Lines, fates: Fates) -> Iterator[_Window]:
     variants = np.flatnonzero(fates.fate == Fate.VARIANT)
     for epoch in np.unique(lines.epoch[variants]).tolist():
         chain = fates.chain[lines.epoch[fates.chain] == epoch]
-        for line in np.unique(lines.line[variants]).tolist():
-            rows = variants[(lines.epoch[variants] == epoch) & (lines.line[variants] == line)]
-            rows = rows[np.r_[True, lines.group[rows[1:]] != lines.group[rows[:-1]]]] if len(rows) else rows
-            yield from _of_line(lines, rows, line, chain)
+        here = variants[lines.epoch[variants] == epoch]
+        for line in np.unique(lines.line[here]).tolist():
+            rows = here[lines.line[here] == line]
+            yield from _of_line(lines, rows[np.r_[True, lines.group[rows[1:]] != lines.group[rows[:-1]]]], line, chain)
 
 
 def _of_line(lines: Lines, rows: Ints, line: int, chain: Ints) -> Iterator[_Window]:
@@ -83,7 +83,7 @@ def _of_line(lines: Lines, rows: Ints, line: int, chain: Ints) -> Iterator[_Wind
     begins = np.minimum(np.searchsorted(final, theirs_prev, side="right"), len(chain) - 1)
     ends = np.minimum(np.searchsorted(final, theirs_final), len(chain) - 1)
     at_begin, at_end = prev[begins] == theirs_prev, final[ends] == theirs_final
-    starts = np.flatnonzero(np.r_[np.ones(min(1, len(rows)), bool), at_begin[1:] | (theirs_prev[1:] != theirs_final[:-1])])
+    starts = np.flatnonzero(np.r_[True, at_begin[1:] | (theirs_prev[1:] != theirs_final[:-1])])
     for first, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
         if at_begin[first] and at_end[stop - 1]:
             # The chain has no overlap and no gap in between: the line's own frames would have been the better path.
