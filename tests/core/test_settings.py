@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from twintape.core.errors import ConfigError
 from twintape.core.markets import Market
-from twintape.core.settings import MarketSettings, collector_name, market_settings, parse_record_settings, shards
+from twintape.core.settings import MarketSettings, RecordSettings, collector_name, market_settings, parse_record_settings, shards
 
 TOML = """
 collector = "tokyo"
@@ -153,3 +153,10 @@ def test_a_sentinel_must_look_like_a_stream_and_connections_are_one_or_two():
         parse_record_settings(toml("not a stream", 1))
     with pytest.raises(ConfigError, match="connections is 3"):
         parse_record_settings(toml("", 3))
+
+
+def test_the_store_of_who_names_none_is_the_one_that_all_other_commands_look_at():
+    from twintape.cli.common import DEFAULT_STORE
+    from twintape.core.night_settings import NightlySettings
+
+    assert RecordSettings(collector="a").store == DEFAULT_STORE == NightlySettings().store

@@ -45,8 +45,17 @@ def record(
     ] = None,
     duration: Annotated[float | None, typer.Option(min=0, help="Stop after so many seconds.")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics and /status on this loopback port.")] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Record nothing: say what is wrong with settings, machine, store and clock.")
+    ] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="With --check: configuration of another collector of the archive; repeatable.")
+    ] = None,
 ) -> None:
-    """Record streams to the object store until SIGTERM or Ctrl-C."""
+    """Record streams to the object store until SIGTERM or Ctrl-C.
+
+    With --check, exit code 1 if something would cost data.
+    """
     import asyncio
 
     try:
@@ -60,7 +69,32 @@ def record(
     entry = {"market": market, "symbols": symbols or [], "streams": stream or [], "websocket": websocket, "rest": rest}
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         settings = _settings(config, {name: value for name, value in overrides.items() if value is not None}, entry)
+        if check:
+            raise SystemExit(runner.run(_check(settings, beside or [])))
         runner.run(_record(settings, acknowledge_fd=acknowledge_fd, duration_s=duration))
+
+
+async def _check(settings: RecordSettings, beside: list[Path]) -> int:
+    """Print what is found, the worst last, and return the exit code."""
+    import os
+
+    from twintape.cli.common import FINDINGS, FINE
+    from twintape.core.preflight import Level, Nearby, examine
+    from twintape.io.clock import SystemClock
+    from twintape.io.dialer import PicowsDialer
+    from twintape.io.egress import egress_of
+    from twintape.io.preflight import gather
+    from twintape.io.store import open_store
+
+    nearby = [Nearby(str(path), _settings(path, {}, {"symbols": [], "streams": []})) for path in beside]
+    dialer = PicowsDialer(egress=egress_of(settings.proxy, settings.source_address, os.environ))
+    facts = await gather(settings, clock=SystemClock(), dialer=dialer, open_store=lambda url: open_store(url, create=False))
+    findings = examine(settings, facts, nearby)
+    for level in Level:
+        for finding in findings:
+            if finding.level is level:
+                print(f"{level:8} {finding.what}" + (f"\n{'':8} → {finding.action}" if finding.action else ""))
+    return FINDINGS if any(finding.level is Level.PROBLEM for finding in findings) else FINE
 
 
 def _settings(config: Path | None, overrides: dict[str, object], entry: dict[str, Any]) -> RecordSettings:

@@ -87,7 +87,7 @@ class RecordSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """
 
     collector: str
-    store: str = "file://./twintape-store"
+    store: str = "./twintape-store"
     spool: str = "./twintape-spool"
     markets: tuple[MarketSettings, ...] = ()
     streams_per_connection: int = STREAMS_PER_CONNECTION
