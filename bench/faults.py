@@ -4,8 +4,8 @@
 
 Worlds of 50 faults each: three streams (a beat, a slow one, a quiet one with silences of up to 43 s), connections that are replaced every few
 minutes all the while, and an exchange that keeps account of what it sent while at least one connection was healthy. All of that must be recorded.
-Every hole in the recording must have been declared as a gap, at these ids, and asked for a snapshot. Beside it the real snapshot fetcher meets
-storms of 429, 418, 5xx and silence: no request may be sent while one is forbidden, and in the end no wish may be open.
+Every hole in the recording must lie in a gap that was declared and asked for a snapshot. Beside it the real snapshot fetcher meets
+storms of 429, 418, 5xx and silence: no request may be sent while one is forbidden, and in the end no wish may be open (one that met a dozen refusals is given up; a collector's next checkpoint tries again).
 
 A world is its seed: `--world SEED --connections N` plays a single one again.
 """
@@ -202,6 +202,7 @@ class Outcome:
     attempts_most: int = 0
     outages: list = field(default_factory=list)
     answers: Counter = field(default_factory=Counter)
+    given_up: int = 0
     failures: list = field(default_factory=list)
 
 
@@ -279,8 +280,10 @@ def judge(world, rest, fetcher, notices, outcome):
         outcome.lost += sum(after[0] - before[1] for before, after in itertools.pairwise(reached))
         holes = {(before[1], after[0]) for before, after in itertools.pairwise(heard)}
         outcome.holes += len(holes)
-        if holes - declared:
-            outcome.failures.append(f"{stream}: holes that nobody declared: {sorted(holes - declared)[:3]}")
+        # A connection that lags may fill a part of a gap after it was declared.
+        silent = [hole for hole in sorted(holes) if not any(after <= hole[0] and hole[1] <= end for after, end in declared)]
+        if silent:
+            outcome.failures.append(f"{stream}: holes that nobody declared: {silent[:3]}")
     outcome.rotations = sum(reason == "replaced: age" for _, reason in world.retired)
     outcome.connections, outcome.attempts_most, outcome.answers = len(world.dials), world.most_dials(), rest.answered
     if outcome.lost:
@@ -289,8 +292,9 @@ def judge(world, rest, fetcher, notices, outcome):
         outcome.failures.append(f"{outcome.attempts_most} connection attempts in five minutes")
     if rest.disobeyed:
         outcome.failures.append(f"{rest.disobeyed} requests while they were forbidden")
-    if fetcher.waiting or notices["snapshot_given_up"]:
-        outcome.failures.append(f"{fetcher.waiting} wishes open at the end, {notices['snapshot_given_up']} given up")
+    outcome.given_up = notices["snapshot_given_up"]
+    if fetcher.waiting:
+        outcome.failures.append(f"{fetcher.waiting} wishes open at the end")
     alive = [wire for wire in world.wires.values() if wire.alive and not wire.stalled]
     if len(alive) < len(world.shard.seats):
         outcome.failures.append(f"{len(alive)} connections half an hour after the last fault")
@@ -315,7 +319,7 @@ def table(outcomes, seats):
     injected = sum((o.injected for o in outcomes), Counter())
     totals = defaultdict(int)
     for o in outcomes:
-        for name in ("said", "to_nobody", "holes", "lost", "gaps", "rotations", "connections"):
+        for name in ("said", "to_nobody", "holes", "lost", "gaps", "rotations", "connections", "given_up"):
             totals[name] += getattr(o, name)
     dark = sum(sum(o.outages) for o in outcomes) / max(1, sum(len(o.outages) for o in outcomes))
     print(f"\nconnections = {seats}: {sum(injected.values())} faults, {totals['rotations']} rotations in {len(outcomes)} worlds")
@@ -330,6 +334,7 @@ def table(outcomes, seats):
         ("holes in the recording", totals["holes"]),
         ("gaps declared (late ones may have been filled)", totals["gaps"]),
         ("time without a healthy connection", f"{100 * dark:.3f} %"),
+        ("snapshots given up in storms", totals["given_up"]),
         ("connections made", totals["connections"]),
         ("most attempts in five minutes", max(o.attempts_most for o in outcomes)),
         ("broken promises", sum(len(o.failures) for o in outcomes)),

@@ -759,3 +759,27 @@ def test_why_a_connection_ended_is_one_of_a_few_words(end, word):
     end(rig)
     assert rig.session.ended_by == word
     assert rig.session.tally.frames == 10
+
+
+def test_a_peer_that_still_sends_what_it_had_queued_is_heard_after_our_close_and_not_for_ever():
+    rig = Rig()
+    rig.frame(frame(1, 2))
+    rig.session.stop(rig.now, "replaced")
+    number = 3
+    heard_until = rig.now + 20 * S
+    while rig.now < heard_until:
+        assert rig.pass_time(1) == []
+        rig.frame(frame(number, number))
+        number += 1
+    (abort,) = rig.pass_time(3.5)
+    assert abort == AbortSocket("no end after close")
+    assert len([line for line in rig.lines() if b"depthUpdate" in line]) == number - 2
+    endless = Rig()
+    endless.session.stop(endless.now, "replaced")
+    aborts = [
+        action
+        for number in range(1, 40)
+        for action in [*endless.frame(frame(number, number)), *endless.pass_time(1)]
+        if isinstance(action, AbortSocket)
+    ]
+    assert len(aborts) == 1

@@ -451,3 +451,50 @@ def test_a_connection_that_was_open_and_deaf_for_long_was_heard_only_until_then(
     rig.now += 500 * S
     rig.end(session)
     assert rig.shard.seats[0].failures == 4  # 25 seconds forgive two, and it counts as one
+
+
+def heard_by_both(rig, seconds=10):
+    """An old and a new connection that hear the same; returns them just before the change."""
+    old = rig.connect()
+    rig.depth(old, 1, 10)
+    rig.shard.replace(old, "lagging")
+    new = rig.open(rig.wait_for_dial())
+    return old, new
+
+
+def test_a_new_connection_that_has_just_fallen_silent_does_not_take_over():
+    rig = Rig(streams=(DEPTH,))
+    old, new = heard_by_both(rig)
+    rig.depth(new, 11, 20)
+    for number in range(11, 41):  # what the old one still delivers, the new one does not
+        rig.now += S // 10
+        rig.depth(old, number, number)
+    assert rig.tick() == []
+    rig.depth(new, 21, 50)
+    assert rig.tick() == [Retire(old, "replaced: lagging")]
+
+
+def test_a_new_connection_with_a_stream_that_only_it_finds_silent_is_rejected_in_the_end():
+    rig = Rig(streams=(DEPTH, TRADE))
+    old, new = heard_by_both(rig)
+    ids = iter(range(11, 10_000))
+    for connection in (old, new):
+        rig.trade(connection)
+    number = next(ids)
+    for connection in (old, new):
+        rig.depth(connection, number, number)
+    new.streams[DEPTH.encode()].suspect = True
+    orders = []
+    while rig.now - new.opened_ns < 59 * S:
+        rig.now += S // 2
+        for connection in (old, new):
+            rig.trade(connection)
+        number = next(ids)
+        rig.depth(old, number, number)
+        orders += rig.tick()
+    assert orders == []
+    rig.now += 2 * S
+    for connection in (old, new):
+        rig.trade(connection)
+    assert rig.tick() == [Retire(new, f"deaf: {DEPTH}")]
+    assert rig.shard.tally.handovers == {"deaf": 1}

@@ -46,6 +46,9 @@ PONG_SPACING_NS = SECOND_NS // 2
 """A flood of pings must not use up the messages that subscribing needs."""
 PING_WAIT_NS = 10 * SECOND_NS
 CLOSE_WAIT_NS = 3 * SECOND_NS
+"""A peer that says nothing for so long after our close is cut off …"""
+CLOSE_MAX_NS = 30 * SECOND_NS
+"""… and one that goes on and on after so long."""
 FIRST_DATA_NS = 60 * SECOND_NS
 """Quiet symbols are silent for tens of seconds; a connection without any data for longer sits on a wrong route."""
 FIRST_EVENT_NS = 10 * SECOND_NS
@@ -232,6 +235,11 @@ class Session:
             return len(self.streams)
         return sum(stream.suspect for stream in self.streams.values())
 
+    def silent(self, name: bytes) -> bool:
+        """Return whether a stream is suspected to be silent here, by itself or with all others; lateness is no silence."""
+        stream = self.streams.get(name)
+        return self._whole.suspect or (stream is not None and stream.suspect)
+
     # --- what arrives ----------------------------------------------------------------------------------------------------------
 
     def stamp(self, now_ns: int) -> int:
@@ -368,9 +376,8 @@ class Session:
             said = {"answer": payload[:NAMED_BYTES_MAX].decode(errors="replace")}
             return (Notice("subscriptions_unlisted" if answer.listing else "subscribe_refused", said),)
         actions = self._missing(answer.missing) if answer.listing else _NOTHING
-        if answer.extra:
-            actions += (Notice("subscription_extra", {"count": len(answer.extra), "streams": answer.extra[:NAMED_MAX]}),)
-        return actions
+        extra = {"count": len(answer.extra), "streams": answer.extra[:NAMED_MAX]}
+        return (*actions, Notice("subscription_extra", extra)) if answer.extra else actions
 
     def _missing(self, names: Sequence[str]) -> tuple[Action, ...]:
         """Take the list of streams that the server has not got: asked for again already, and if that was in vain, once on another connection."""
@@ -448,8 +455,10 @@ class Session:
             self.lag.restart()
             actions += (Notice("clock_step", {"step_ns": step_ns}), CutSegment("clock step"))
         if self.state is State.CLOSING:
-            if now_ns - self._stop_ns > CLOSE_WAIT_NS:
-                self._stop_ns = now_ns
+            # A server that lags sends what it has queued before it answers the close: that is still heard.
+            quiet_ns = now_ns - max(self._stop_ns, self.last_data_ns)
+            if quiet_ns > CLOSE_WAIT_NS or now_ns - self._stop_ns > CLOSE_MAX_NS:
+                self._stop_ns = self.last_data_ns = now_ns
                 actions.append(AbortSocket("no end after close"))
             return actions
         if late_ns > CHECK_LATE_NS:

@@ -39,6 +39,8 @@ CATCH_UP_MAX_NS = 600 * SECOND_NS
 """So long an old connection that lags may take to reach the ids the new one began with."""
 FRESH_NS = 5 * SECOND_NS
 """A stream that was heard so recently goes on; what the other connection has not got by then was not under way."""
+STALE_NS = SECOND_NS
+"""A new connection on which nothing came for so long while the old one went on may just have stalled: that is waited for."""
 DEAF_MARGIN_NS = 10 * SECOND_NS
 """What the old connection heard so long after the new one was opened, the new one must have heard too."""
 CHECK_NS = SECOND_NS // 2
@@ -139,14 +141,19 @@ class _Seat:
             (old, candidate.streams[name]) for name, old in serving.streams.items() if old.count and name in candidate.streams
         ]
         apart = [(old, new) for old, new in pairs if not new.overlaps(old)]
-        if candidate.subscribed and not apart:
+        # What has fallen silent meanwhile is no better: an old connection that lags still has on its way what the new one will never hear.
+        silent = next((name for name in serving.streams if candidate.silent(name) and not serving.silent(name)), None)
+        stale = candidate.last_data_ns < serving.last_data_ns - STALE_NS
+        if candidate.subscribed and not apart and silent is None and not stale:
             return "overlapped"
         margin_ns = candidate.opened_ns + DEAF_MARGIN_NS
         alone = next((old.memory.name for old, new in apart if not new.count and old.last_ns > margin_ns), None)
         if alone is None or self.alone is None or self.alone[0] != alone:
             self.alone = None if alone is None else (alone, now_ns)
-        if age_ns < OVERLAP_WAIT_NS:
+        if age_ns < OVERLAP_WAIT_NS or stale:
             return None
+        if silent is not None:
+            return f"deaf: {silent.decode()}"
         if self.alone is not None:
             return f"deaf: {alone}" if now_ns - self.alone[1] >= FRESH_NS else None
         catching_up = any(old.memory.depth and new.count and old.last_ns > now_ns - FRESH_NS for old, new in apart)

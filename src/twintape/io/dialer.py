@@ -22,8 +22,8 @@ __all__ = ["MESSAGE_BYTES_MAX", "PicowsDialer"]
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """Larger messages end the connection with code 1009."""
-CLOSE_WAIT_S = 2.0
-"""How long the other side may take to answer a close frame."""
+CLOSE_WAIT_S = 40.0
+"""How long the other side may take to answer a close frame if nobody cuts it off before: it may still be sending what it has queued."""
 TCP_USER_TIMEOUT_MS = 20_000
 """How long sent bytes may stay unacknowledged before the kernel gives the connection up."""
 
