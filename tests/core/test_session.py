@@ -783,3 +783,12 @@ def test_a_peer_that_still_sends_what_it_had_queued_is_heard_after_our_close_and
         if isinstance(action, AbortSocket)
     ]
     assert len(aborts) == 1
+
+
+def test_a_stream_is_silent_by_itself_or_with_the_whole_connection():
+    rig = Rig(names=[NAME, "btcusdt@trade"])
+    assert not rig.session.silent(NAME.encode())
+    rig.stream.suspect = True
+    assert [rig.session.silent(name) for name in (NAME.encode(), b"btcusdt@trade", b"x@trade")] == [True, False, False]
+    rig.session._whole.suspect = True
+    assert rig.session.silent(b"btcusdt@trade")
