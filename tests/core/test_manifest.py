@@ -6,6 +6,7 @@ import pytest
 from twintape.core import manifest
 from twintape.core.errors import CorruptionError, RefusedError
 from twintape.core.manifest import (
+    Acceptance,
     Candidate,
     Edge,
     Input,
@@ -18,9 +19,11 @@ from twintape.core.manifest import (
     Reference,
     Settlement,
     Status,
+    Unreadable,
     decode,
     digest,
     encode,
+    held_reason,
     plain,
     settlement,
     status_of,
@@ -199,15 +202,35 @@ def test_a_raw_object_may_go_when_every_frame_of_every_stream_is_settled() -> No
 
 
 @pytest.mark.parametrize(
-    ("status", "hours"), [(Status.COMPLETE, 72), (Status.PARTIAL, 72), (Status.GAPPED, 14 * 24), (Status.CONFLICTED, None)]
+    ("status", "hours"), [(Status.COMPLETE, 72), (Status.PARTIAL, 72), (Status.GAPPED, 14 * 24), (Status.CONFLICTED, 14 * 24)]
 )
-def test_the_grace_depends_on_the_status(status: Status, hours: int | None) -> None:
+def test_the_grace_depends_on_the_status(status: Status, hours: int) -> None:
     settled = Settlement({DEPTH: 10}, {"p": status, "q": Status.COMPLETE})
-    if hours is None:
-        assert reason(candidate(depth=10), settled, now_h=10**6) == "p is conflicted"
-    else:
-        assert reason(candidate(depth=10), settled, created_h=5, now_h=5 + hours - 0.5) == "grace: 0.5 h left by p"
-        assert reason(candidate(depth=10), settled, created_h=5, now_h=5 + hours) is None
+    assert reason(candidate(depth=10), settled, created_h=5, now_h=5 + hours - 0.5) == "grace: 0.5 h left by p"
+    assert reason(candidate(depth=10), settled, created_h=5, now_h=5 + hours) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "unreadable", "held"),
+    [
+        (Status.CONFLICTED, [], "is conflicted"),
+        (Status.CONFLICTED, [Unreadable(key="k", reason="r")], "is conflicted"),
+        (Status.PARTIAL, [Unreadable(key="k", reason="r")], "may lack 1 unreadable raw objects"),
+        (Status.GAPPED, [], None),
+        (Status.COMPLETE, [], None),
+    ],
+)
+def test_a_day_in_dispute_or_with_unreadable_inputs_holds_its_raw_data_until_it_is_accepted(
+    status: Status, unreadable: list[Unreadable], held: str | None
+) -> None:
+    found = msgspec.structs.replace(proof(inputs=[source(10)], status=status), unreadable=unreadable)
+    assert held_reason(found) == held
+    settled = settlement({"p": found, "q": proof(TICKER, inputs=[source(5)])})["aa"]
+    wanted = None if held is None else f"p {held}, and is not accepted"
+    assert reason(candidate(depth=10, ticker=5), settled, now_h=10**6) == wanted
+    accepted = msgspec.structs.replace(found, acceptance=Acceptance(by="ann", reason="seen"))
+    assert held_reason(accepted) is None
+    assert settlement({"p": accepted})["aa"].held == {}
 
 
 def test_a_gapped_day_never_waits_less_than_a_complete_one() -> None:

@@ -117,7 +117,7 @@ def test_raw_data_of_a_conflicted_day_stays_for_ever(tmp_path: Any) -> None:
     clock.now = 24 * 365 * 50
     plan, _ = prune(store)
     assert raw_keys(store) == disputed
-    assert {kept.key: "is conflicted" in kept.reason for kept in plan.kept} == dict.fromkeys(disputed, True)
+    assert {kept.key: "is conflicted, and is not accepted" in kept.reason for kept in plan.kept} == dict.fromkeys(disputed, True)
 
 
 def test_a_segment_across_midnight_goes_only_when_both_days_have_settled_it(tmp_path: Any) -> None:
@@ -238,6 +238,23 @@ def test_a_stop_object_refuses_planning_and_executing(tmp_path: Any) -> None:
     with pytest.raises(RefusedError, match="STOP"):
         asyncio.run(plan_prune(run, [Market.SPOT]))
     assert raw_keys(store) == raw
+
+
+def test_a_stop_object_ends_a_run_that_is_deleting(tmp_path: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("twintape.io.prune.STOP_EVERY", 3)
+    store = recorded()
+    merge(store, tmp_path)
+    before = raw_keys(store)
+
+    def stop(name: str, _key: str, done: bool) -> Any:
+        return store.create(STOP_KEY, b"") if (name, done) == ("delete", True) else None
+
+    with pytest.raises(RefusedError, match="STOP"):
+        prune(WrappedStore(store, stop), **NO_GRACE)
+    assert len(before - raw_keys(store)) == 2
+    asyncio.run(store.delete(STOP_KEY))
+    prune(store, **NO_GRACE)
+    assert raw_keys(store) == set()
 
 
 def test_a_run_deletes_no_more_than_its_budget(tmp_path: Any) -> None:

@@ -330,6 +330,22 @@ async def test_a_leftover_of_a_process_with_the_same_number_is_overwritten(tmp_p
     assert await store.get("k") == b"x"
 
 
+async def test_leftovers_of_killed_processes_are_removed_a_day_later_and_nothing_else(tmp_path):
+    await FileStore(tmp_path).create("a/old", b"x")
+    temporary = tmp_path / ".twintape-tmp"
+    now = (tmp_path / "a" / "old").stat().st_mtime
+    for name, age_s in (("1-0", 90_000), ("1-1", 86_000), ("2-0", 10**8)):
+        (temporary / name).write_bytes(b"leftover")
+        os.utime(temporary / name, (now - age_s, now - age_s))
+    os.utime(tmp_path / "a" / "old", (now - 10**8, now - 10**8))
+    store = FileStore(tmp_path)
+    await store.get("a/old")
+    assert len(list(temporary.iterdir())) == 3, "who only reads removes nothing"
+    await store.create("a/new", b"y")
+    assert [path.name for path in temporary.iterdir()] == ["1-1"]
+    assert await keys(store, "") == ["a/new", "a/old"]
+
+
 async def test_links_are_neither_read_nor_followed_nor_listed(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -13,6 +13,7 @@ try:
     from twintape.cli.demo import demo
     from twintape.cli.doctor import doctor
     from twintape.cli.exchange import exchange
+    from twintape.cli.keep import accept, restore
     from twintape.cli.look import book, cat, import_, inspect, ls
     from twintape.cli.night import merge, nightly, proof, prune, verify
     from twintape.cli.record import record
@@ -45,6 +46,8 @@ app.command()(verify)
 app.command()(proof)
 app.command()(prune)
 app.command()(nightly)
+app.command()(accept)
+app.command()(restore)
 app.command()(doctor)
 app.command()(ls)
 app.command()(inspect)

@@ -22,6 +22,7 @@ from twintape.core.evidence import Checkpoints, Evidence, GapLine, LineValue, Pa
 __all__ = [
     "PLAN_FORMAT",
     "PROOF_FORMAT",
+    "Acceptance",
     "Candidate",
     "ClockStatistics",
     "Deletion",
@@ -42,6 +43,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "held_reason",
     "settlement",
     "status_of",
     "unsettled_reason",
@@ -269,6 +271,13 @@ class Fates(_Document, frozen=True, kw_only=True):
     owed: dict[str, int] = {}
 
 
+class Acceptance(_Document, frozen=True, kw_only=True):
+    """An operator's word that the raw data of a day may go although the day is conflicted or inputs could not be read."""
+
+    by: str
+    reason: str
+
+
 class Proof(_Document, frozen=True, kw_only=True):
     """The record that publishes a day."""
 
@@ -315,6 +324,7 @@ class Proof(_Document, frozen=True, kw_only=True):
     inputs: list[Input] = []
     unreadable: list[Unreadable] = []
     missing: list[Missing] = []
+    acceptance: Acceptance | None = None
     created_ns: int
     version: str
 
@@ -419,29 +429,33 @@ class Candidate(msgspec.Struct, frozen=True):
 
 
 class Settlement(msgspec.Struct, frozen=True):
-    """What head proofs settled of one raw object: per `(symbol, stream)` the frames, and the keys of the proofs."""
+    """What head proofs settled of one raw object: per `(symbol, stream)` the frames, the keys of the proofs, and which of them hold it back, and why."""
 
     settled: dict[tuple[str, str], int]
     proofs: dict[str, Status]
+    held: dict[str, str] = {}
 
 
 class PrunePolicy(msgspec.Struct, frozen=True):
-    """When settled raw objects may go. `accepted` are keys of proofs whose operator took the responsibility.
-
-    Graces are nanoseconds from the proof's creation by the store's own clock; None means never.
-    """
+    """When settled raw objects may go: nanoseconds from the proof's creation by the store's own clock."""
 
     grace_ns: int
     gapped_grace_ns: int
 
-    def grace_of(self, status: Status) -> int | None:
-        """Return how long raw data outlives a proof of this status, or None for ever."""
-        return {
-            Status.COMPLETE: self.grace_ns,
-            Status.PARTIAL: self.grace_ns,
-            Status.GAPPED: max(self.gapped_grace_ns, self.grace_ns),
-            Status.CONFLICTED: None,
-        }[status]
+    def grace_of(self, status: Status) -> int:
+        """Return how long raw data outlives a proof of this status; a conflicted one has been accepted, or holds it back for ever."""
+        if status in (Status.COMPLETE, Status.PARTIAL):
+            return self.grace_ns
+        return max(self.gapped_grace_ns, self.grace_ns)
+
+
+def held_reason(proof: Proof) -> str | None:
+    """Return why a day's raw data must stay until an operator has accepted the day, or None."""
+    if proof.acceptance is not None:
+        return None
+    if proof.status is Status.CONFLICTED:
+        return "is conflicted"
+    return f"may lack {len(proof.unreadable)} unreadable raw objects" if proof.unreadable else None
 
 
 def settlement(heads: Mapping[str, Proof]) -> dict[str, Settlement]:
@@ -450,14 +464,17 @@ def settlement(heads: Mapping[str, Proof]) -> dict[str, Settlement]:
     Args:
         heads: Proof key → proof; heads only, each day once.
     """
-    found: dict[str, tuple[dict[tuple[str, str], int], dict[str, Status]]] = {}
+    found: dict[str, tuple[dict[tuple[str, str], int], dict[str, Status], dict[str, str]]] = {}
     for key, proof in sorted(heads.items()):
         stream = (proof.symbol, proof.stream)
+        holding = held_reason(proof)
         for source in proof.inputs:
-            counts, proofs = found.setdefault(source.sha256, ({}, {}))
+            counts, proofs, held = found.setdefault(source.sha256, ({}, {}, {}))
             counts[stream] = counts.get(stream, 0) + source.settled
             proofs[key] = proof.status
-    return {sha256: Settlement(counts, proofs) for sha256, (counts, proofs) in found.items()}
+            if holding is not None:
+                held[key] = holding
+    return {sha256: Settlement(*parts) for sha256, parts in found.items()}
 
 
 def unsettled_reason(
@@ -492,10 +509,9 @@ def unsettled_reason(
     for key, status in sorted(settled.proofs.items()):
         if key in unproven:
             return f"the outputs of {key} could not be verified"
-        grace = policy.grace_of(status)
-        if grace is None:
-            return f"{key} is {status}"
-        left = proof_created_ns[key] + grace - now_ns
+        if key in settled.held:
+            return f"{key} {settled.held[key]}, and is not accepted"
+        left = proof_created_ns[key] + policy.grace_of(status) - now_ns
         if left > 0:
             return f"grace: {left / 3.6e12:.1f} h left by {key}"
     return None

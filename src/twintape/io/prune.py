@@ -42,7 +42,9 @@ __all__ = ["DELETIONS_MAX", "STOP_KEY", "PrunePlan", "PruneRun", "execute_prune"
 DELETIONS_MAX = 100_000
 """Objects one run deletes at most."""
 STOP_KEY = "STOP"
-"""An object of this name in the store stops every prune."""
+"""An object of this name in the store stops every prune, also one that is deleting."""
+STOP_EVERY = 100
+"""After so many deletions a prune looks for it again."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -289,7 +291,7 @@ async def execute_prune(run: PruneRun, plan: PrunePlan) -> PruneReport:
     """Delete what a plan names, having written the plan to the store first. Interrupted, it is simply planned and run again.
 
     Raises:
-        RefusedError: The store holds an object named `STOP` by now.
+        RefusedError: The store holds an object named `STOP` by now; what is deleted is in the plan.
         StoreError: The store failed; what is deleted is in the plan.
     """
     await _check_stop(run)
@@ -300,6 +302,8 @@ async def execute_prune(run: PruneRun, plan: PrunePlan) -> PruneReport:
     absent: list[str] = []
     kept = list(plan.kept)
     for number, deletion in enumerate(plan.delete, 1):
+        if number % STOP_EVERY == 0:
+            await _check_stop(run)
         try:
             info = await run.store.head(deletion.key)
         except NotFoundError:

@@ -7,6 +7,7 @@ same way: read the object back; equal bytes are success, other bytes belong to s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -26,6 +27,9 @@ KEY_SIZE_MAX = 1024
 
 TEMPORARY_DIRECTORY = ".twintape-tmp"
 """Where a `FileStore` writes what is not an object yet; no key can name anything in it."""
+
+LEFTOVER_S = 24 * 3600
+"""A temporary file that is so much older than one written now, by the file system's clock, has no writer any more."""
 
 T = TypeVar("T")
 
@@ -124,7 +128,8 @@ class FileStore:
     """A store in a directory; several processes on one machine may use it at once.
 
     `create` returns when file, directory and new parents are synced; the file appears by `link`, which never replaces one. The
-    blocking work runs in a thread. A killed process can leave files in `.twintape-tmp`, named by its process id, which are no objects.
+    blocking work runs in a thread. A killed process can leave files in `.twintape-tmp`, named by its process id, which are no objects; they are
+    removed a day later by whoever writes.
 
     Args:
         root: The directory; created if missing.
@@ -137,6 +142,7 @@ class FileStore:
             self._tree = Tree(root, directory_mode=0o777, file_mode=0o666)
         except OSError as error:
             raise ConfigError(f"{root} cannot be a store: {error.strerror}") from error
+        self._swept = False
 
     def __repr__(self) -> str:
         return f"FileStore({str(self._tree.root)!r})"
@@ -204,6 +210,9 @@ class FileStore:
         ):
             # O_TRUNC: a process id comes back some day, and with it the name of a leftover.
             self._tree.write_synced(temporary_fd, temporary, data, os.O_TRUNC)
+            if not self._swept:
+                self._swept = True
+                _remove_leftovers(temporary_fd, os.stat(temporary, dir_fd=temporary_fd, follow_symlinks=False).st_mtime)
             try:
                 os.link(temporary, name, src_dir_fd=temporary_fd, dst_dir_fd=fd, follow_symlinks=False)
             except FileExistsError:
@@ -229,6 +238,15 @@ class FileStore:
             if key.startswith(prefix) and not key.startswith(hidden)
         ]
         return sorted(found, key=lambda info: info.key)
+
+
+def _remove_leftovers(directory_fd: int, now_s: float) -> None:
+    """Remove what killed processes left; a writer that is that slow gets an error and puts its object again."""
+    with os.scandir(directory_fd) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another process removes the same
+                if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < now_s - LEFTOVER_S:
+                    os.unlink(entry.name, dir_fd=directory_fd)
 
 
 # --- memory --------------------------------------------------------------------------------------------------------------------
