@@ -3,24 +3,19 @@
 import hashlib
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.oracle import OracleBook
 from twintape.columns import book as module
 from twintape.columns.book import (
-    DIFFERENCES_MAX,
     LADDER_TICKS_MAX,
     LADDER_TICKS_MIN,
     NO_ASK,
     NO_BID,
     Book,
-    Checkpoint,
-    Difference,
     book_sha256,
     book_text,
-    checkpoint,
 )
 from twintape.columns.parse import Levels
 
@@ -176,94 +171,3 @@ def test_books_at_different_exponents_with_equal_levels_have_equal_texts():
     coarse.load(np.array([50]), np.array([15]), np.array([60]), np.array([100]))
     fine.load(np.array([50_000]), np.array([15_000]), np.array([60_000]), np.array([100_000]))
     assert book_text(coarse) == book_text(fine) == "b 50 1.5\na 60 10"
-
-
-# --- checkpoints -----------------------------------------------------------------------------------------------------------
-
-
-def sides(bids, asks):
-    return tuple(np.array([level[place] for level in side], np.int64) for side in (bids, asks) for place in (0, 1))
-
-
-def book_of(bids, asks):
-    book = Book(0, 0)
-    book.load(*sides(bids, asks))
-    return book
-
-
-BIDS, ASKS = [(10, 1), (9, 2), (8, 3)], [(11, 1), (12, 2), (13, 3)]
-
-
-def test_a_snapshot_equal_to_the_book_passes():
-    assert checkpoint(sides(BIDS, ASKS), book_of(BIDS, ASKS)) == Checkpoint("passed", (), 0)
-
-
-def test_every_wrong_level_inside_the_range_is_a_difference():
-    book = book_of([(10, 1), (9, 5), (7, 9)], [(11, 1), (12, 2), (13, 3), (14, 9)])
-    result = checkpoint(sides(BIDS, ASKS), book)
-    assert result == Checkpoint("failed", (Difference("bid", 8, 3, 0), Difference("bid", 9, 2, 5)), 2)
-
-
-def test_levels_beyond_the_worst_price_of_a_cut_snapshot_are_not_judged():
-    book = book_of([*BIDS, (7, 9)], [*ASKS, (14, 9)])
-    assert checkpoint(sides(BIDS, ASKS), book).verdict == "passed"
-
-
-def test_a_complete_side_is_judged_to_infinity():
-    book = book_of([*BIDS, (7, 9)], [*ASKS, (14, 9)])
-    assert checkpoint(sides(BIDS, ASKS), book, complete_bid=True).differences == (Difference("bid", 7, 0, 9),)
-    assert checkpoint(sides(BIDS, ASKS), book, complete_ask=True).differences == (Difference("ask", 14, 0, 9),)
-
-
-def test_levels_better_than_the_snapshots_best_are_judged():
-    result = checkpoint(sides(BIDS, ASKS), book_of([(20, 1), *BIDS], ASKS))
-    assert result.differences == (Difference("bid", 20, 0, 1),)
-
-
-def test_an_empty_side_claims_nothing_unless_it_is_complete():
-    book = book_of(BIDS, ASKS)
-    assert checkpoint(sides([], ASKS), book).verdict == "passed"
-    assert checkpoint(sides([], ASKS), book, complete_bid=True).difference_count == 3
-
-
-def test_the_spanning_event_is_applied_to_the_snapshot_before_it_is_compared():
-    events = levels_of([((), ()), (((9, 0), (10, 4), (7, 5)), ((12, 0), (11, 6)))])
-    book = book_of(BIDS, ASKS)
-    book.apply(events)
-    assert checkpoint(sides(BIDS, ASKS), book, events, 1).verdict == "passed"
-    assert checkpoint(sides(BIDS, ASKS), book).difference_count == 4
-    lost = book_of([(10, 4), (8, 3)], [(11, 6), (13, 3)])
-    assert checkpoint(sides(BIDS, ASKS), lost, events, 1).verdict == "passed"  # 7 is outside the snapshot's range
-    assert checkpoint(sides(BIDS, ASKS), lost, events, 1, complete_bid=True).differences == (Difference("bid", 7, 5, 0),)
-
-
-def test_only_the_first_differences_are_spelled_out():
-    asks = [(100 + n, 1) for n in range(3 * DIFFERENCES_MAX)]
-    result = checkpoint(sides([], asks), book_of([], []))
-    assert (len(result.differences), result.difference_count) == (DIFFERENCES_MAX, 3 * DIFFERENCES_MAX)
-
-
-@SETTINGS
-@given(histories(), st.integers(1, 12), st.integers(0, 4))
-def test_a_true_snapshot_at_any_id_inside_an_event_passes(events, place, depth):
-    # The snapshot is taken between two events that are then merged into one, as the exchange merges them.
-    events = [*events, ((), ()), ((), ())]
-    place = min(place, len(events) - 1)
-    before, inside, after = events[: place - 1], events[place - 1], events[place]
-    oracle = OracleBook()
-    for event in (*before, inside):
-        oracle.apply(*event)
-    cut = tuple(np.array(part[:depth], np.int64) for part in oracle.levels())
-    merged = levels_of([([*inside[0], *after[0]], [*inside[1], *after[1]])])
-    book = Book(0, 0)
-    book.apply(levels_of(before))
-    book.apply(merged)
-    complete_bid, complete_ask = len(oracle.bids) <= depth, len(oracle.asks) <= depth
-    assert checkpoint(cut, book, merged, complete_bid=complete_bid, complete_ask=complete_ask).verdict == "passed"
-
-
-@pytest.mark.parametrize("side", [0, 1])
-def test_one_wrong_quantity_in_the_book_fails(side):
-    wrong = [BIDS, ASKS]
-    wrong[side] = [(price, quantity + (index == 1)) for index, (price, quantity) in enumerate(wrong[side])]
-    assert checkpoint(sides(BIDS, ASKS), book_of(*wrong)).difference_count == 1

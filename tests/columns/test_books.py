@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.lines import Exchange, price_text, quantity_text, wrong
 from twintape.columns.book import book_sha256
 from twintape.columns.books import BookRow, DayBook, decimals_of, mantissas, rescaled
+from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.parse import Levels
 from twintape.core.markets import Market
 from twintape.core.wire import DepthSnapshot
@@ -210,6 +211,36 @@ def test_where_ids_repeat_in_another_epoch_a_snapshot_speaks_of_the_nearer_one_i
     assert sha(book) == second.sha256(1030)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 100])
+def test_a_snapshot_that_reaches_further_than_the_first_one_is_no_contradiction_and_widens_what_is_known(batch):
+    snapshots = [EXCHANGE.snapshot(1000, levels=2, limit=2), EXCHANGE.snapshot(1010, levels=4, limit=4), EXCHANGE.snapshot(1020)]
+    book = day_book(EVENTS, snapshots)
+    run(book, EVENTS, batch=batch)
+    assert book.verdicts == ["anchor", "passed", "passed"]
+    assert not book.regions[0].holds(int(mantissas([snapshots[1].snapshot.bids[-1][0]], -2)[0]))
+    assert [one.known_high for one in book.results().snapshots][2] is None  # the last one lists all there is
+    assert sha(book) == EXCHANGE.sha256(1030)
+    assert book.closing(1030).region == book.region == EVERYWHERE
+    shallow = day_book(EVENTS, snapshots[:1])
+    run(shallow, EVENTS)
+    assert sha(shallow) != EXCHANGE.sha256(1030)
+    assert shallow.closing(1030).region.holds(int(shallow.book.levels()[0][0]))
+    assert shallow.closing(1030).region != EVERYWHERE
+
+
+def test_the_region_goes_over_midnight_with_the_book_and_into_finer_units():
+    row = replace(opening_of(EXCHANGE, 1000), region=Region(9_989, 10_011))
+    book = day_book(EVENTS)
+    book.open(row)
+    assert book.region == Region(9_989, 10_011)
+    finer = DayBook(
+        final=book.final, prev=book.prev, receive_time_ns=book.receive_time_ns, breaks=book.breaks, snapshots=[],
+        price_exponent=-3, quantity_exponent=-3,
+    )  # fmt: skip
+    finer.open(row)
+    assert finer.region == Region(99_890, 100_110)
+
+
 # --- numbers -------------------------------------------------------------------------------------------------------------------
 
 
@@ -245,10 +276,9 @@ def test_an_opening_book_that_does_not_fit_into_finer_units_leaves_the_book_unkn
 
 
 def test_every_snapshot_is_listed_with_the_event_it_was_compared_behind():
-    book = day_book(EVENTS, [EXCHANGE.snapshot(1000), wrong(EXCHANGE.snapshot(1004)), EXCHANGE.snapshot(1015, collector="paris")])
     late = replace(EXCHANGE.snapshot(1030), snapshot=DepthSnapshot(5000, None, None, (), ()))
-    book.snapshots.append(late)
-    book.verdicts.append("outside")
+    snapshots = [EXCHANGE.snapshot(1000), wrong(EXCHANGE.snapshot(1004)), EXCHANGE.snapshot(1015, collector="paris"), late]
+    book = day_book(EVENTS, snapshots)
     run(book, EVENTS)
     found = book.results().snapshots
     assert [(one.last_update_id, one.verdict, one.prev_update_id, one.final_update_id) for one in found] == [

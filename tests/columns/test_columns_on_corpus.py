@@ -7,7 +7,8 @@ import pytest
 
 from support.corpus import captures, load, needs_corpus
 from support.oracle import OracleBook, book_ticker_agreement, decimals, mantissa
-from twintape.columns.book import NO_ASK, NO_BID, Book, book_sha256, checkpoint
+from twintape.columns.book import NO_ASK, NO_BID, Book, book_sha256
+from twintape.columns.checkpoint import checkpoint
 from twintape.columns.parse import TemplateSet, exponents, levels, scan
 from twintape.columns.render import render_lines
 from twintape.columns.schema import DEPTH, DepthColumns, TableReader, TableWriter

@@ -1,4 +1,4 @@
-"""The order book: exact, over int64 mantissas, with the best prices after each event, and the comparisons that prove it.
+"""The order book: exact, over int64 mantissas, with the best prices after each event.
 
 Both sides are ladders: a dense array of quantities, one slot a tick between the lowest and the highest price seen, so that a level
 is one memory access. Slots never written are memory never touched. Three layers of bits say which slots are occupied, and find the
@@ -9,28 +9,22 @@ price too far from all others for a ladder of `LADDER_TICKS_MAX` lives in an ord
 from __future__ import annotations
 
 import hashlib
-import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from twintape.columns.kernel import Int64s, Words, first_bit, inlined, kernel, zeros_above
 from twintape.columns.parse import Levels
 
 __all__ = [
-    "DIFFERENCES_MAX",
     "NO_ASK",
     "NO_BID",
     "Book",
-    "Checkpoint",
-    "Difference",
     "Top",
     "book_sha256",
     "book_text",
-    "checkpoint",
     "plain_text",
 ]
 
@@ -41,8 +35,6 @@ NO_ASK = 2**63 - 1
 LADDER_TICKS_MIN = 1 << 18
 LADDER_TICKS_MAX = 1 << 26
 """Longest ladder: 512 MiB of address space a side, of which only the pages that are touched become memory."""
-DIFFERENCES_MAX = 20
-"""Differences a checkpoint spells out; it counts them all."""
 
 # Memory of this process alone, also after a fork, in small pages: where the system knows such things.
 _PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
@@ -455,80 +447,3 @@ def book_sha256(book: Book) -> str:
     'e3b0c442'
     """
     return hashlib.sha256(book_text(book).encode()).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One level on which a snapshot and the book disagree; quantity 0 means it has none. `side` is `bid` or `ask`."""
-
-    side: str
-    price: int
-    in_snapshot: int
-    in_book: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What comparing a snapshot with the book gave.
-
-    Attributes:
-        verdict: `passed` or `failed`.
-        differences: The first `DIFFERENCES_MAX`, bids before asks, by price.
-        difference_count: All of them.
-    """
-
-    verdict: str
-    differences: tuple[Difference, ...]
-    difference_count: int
-
-
-def checkpoint(
-    snapshot: tuple[Int64s, Int64s, Int64s, Int64s],
-    book: Book,
-    event: Levels | None = None,
-    row: int = 0,
-    *,
-    complete_bid: bool = False,
-    complete_ask: bool = False,
-    depth: int | None = None,
-) -> Checkpoint:
-    """Compare a snapshot with id L with the reconstructed book at the end u of the event that covers it, `p <= L <= u`.
-
-    The snapshot with the event applied must equal the book inside the snapshot's price range, from the best price to the worst one it
-    lists; outside, nothing is claimed. A complete side (the server had fewer levels than were asked for) reaches to infinity.
-
-    Args:
-        snapshot: Bid prices and quantities, ask prices and quantities, as mantissas with the book's exponents.
-        book: The book at u.
-        event: The levels that hold the spanning event, or None if L is u and the event need not be applied.
-        row: The event's position in `event`.
-        complete_bid: Whether the snapshot lists all bids.
-        complete_ask: Whether it lists all asks.
-        depth: How many levels a side of the book are looked at, None for all. A snapshot of n levels and an event that changes m of them need
-            n + m + 1.
-    """
-    bid_price, bid_quantity, ask_price, ask_quantity = book.levels(depth)
-    found: list[Difference] = []
-    for side, prices, quantities, complete, sign, book_side in (
-        ("bid", snapshot[0], snapshot[1], complete_bid, -1, (bid_price, bid_quantity)),
-        ("ask", snapshot[2], snapshot[3], complete_ask, 1, (ask_price, ask_quantity)),
-    ):
-        expected = dict(zip(prices.tolist(), quantities.tolist(), strict=True))
-        # In terms of sign * price, better is lower on both sides.
-        worst: float = math.inf if complete else max((sign * price for price in expected), default=-math.inf)
-        if event is not None:
-            expected.update(_changes(event, row, side))
-        actual = dict(zip(book_side[0].tolist(), book_side[1].tolist(), strict=True))
-        for price in sorted(expected.keys() | actual.keys()):
-            before, after = expected.get(price, 0), actual.get(price, 0)
-            if before != after and sign * price <= worst:
-                found.append(Difference(side, price, before, after))
-    return Checkpoint("failed" if found else "passed", tuple(found[:DIFFERENCES_MAX]), len(found))
-
-
-def _changes(event: Levels, row: int, side: str) -> dict[int, int]:
-    offsets: NDArray[np.int64] = event.bid_offsets if side == "bid" else event.ask_offsets
-    prices = event.bid_price if side == "bid" else event.ask_price
-    quantities = event.bid_quantity if side == "bid" else event.ask_quantity
-    chosen = slice(int(offsets[row]), int(offsets[row + 1]))
-    return dict(zip(prices[chosen].tolist(), quantities[chosen].tolist(), strict=True))

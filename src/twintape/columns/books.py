@@ -9,12 +9,13 @@ from decimal import Decimal
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.book import NO_ASK, NO_BID, Book, Checkpoint, book_sha256, checkpoint, plain_text
+from twintape.columns.book import NO_ASK, NO_BID, Book, Top, book_sha256, plain_text
+from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Checkpoint, Region, checkpoint, meet, region_of
 from twintape.columns.parse import Levels
 from twintape.core.evidence import CheckpointFailure, Checkpoints, PartialBooks, SnapshotRecord
 from twintape.core.wire import DepthSnapshot
 
-__all__ = ["BookRow", "DayBook", "SnapshotCopy", "decimals_of", "mantissas"]
+__all__ = ["BookRow", "DayBook", "SnapshotCopy", "SnapshotRow", "decimals_of", "mantissas", "rescaled"]
 
 Ints = NDArray[np.int64]
 EXAMPLES_MAX = 20
@@ -34,7 +35,7 @@ class SnapshotCopy:
 
 @dataclass(frozen=True, slots=True)
 class BookRow:
-    """A whole book at an id: mantissas (int64[]) with their exponents; bids best first, asks best first."""
+    """A whole book at an id: mantissas (int64[]) with their exponents; bids best first, asks best first; and of which prices it knows everything."""
 
     update_id: int
     price_exponent: int
@@ -43,6 +44,28 @@ class BookRow:
     bid_quantity: Ints
     ask_price: Ints
     ask_quantity: Ints
+    region: Region = EVERYWHERE
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRow:
+    """A row of a published snapshot table: `kind` and `verdict` as there, and `limit`, 0 if unknown, as above."""
+
+    kind: str
+    verdict: str | None
+    limit: int
+    receive_time_ns: int
+    book: BookRow
+
+    @property
+    def complete_bid(self) -> bool:
+        """Whether it lists all bids."""
+        return len(self.book.bid_price) < self.limit
+
+    @property
+    def complete_ask(self) -> bool:
+        """Whether it lists all asks."""
+        return len(self.book.ask_price) < self.limit
 
 
 def decimals_of(snapshot: DepthSnapshot) -> tuple[int, int]:
@@ -74,7 +97,8 @@ class DayBook:
 
     Feed it the chain in order with `advance`. A book starts from an opening book or from the first snapshot behind which the chain is unbroken; it is
     unknown before that and from a gap to the next snapshot. Where ids repeat in another epoch, a snapshot speaks of the event heard nearest to it in time.
-    A snapshot met while the book is known is a checkpoint: it is compared and changes nothing.
+    A snapshot met while the book is known is a checkpoint: it is compared, never changes what the book knows, and, if it agrees with that, adds what lies
+    outside the book's region (see `columns.checkpoint`).
 
     Args:
         final: int64[k], ends of the chain's events.
@@ -99,6 +123,10 @@ class DayBook:
     """int64[k, 4]: bid, quantity, ask, quantity behind each event behind which the book is known; `NO_BID`, `NO_ASK` and 0 where there is none."""
     book: Book = field(init=False)
     known: bool = field(init=False, default=False)
+    region: Region = field(init=False, default=NOWHERE)
+    """Of which prices the book knows everything."""
+    regions: list[Region] = field(init=False)
+    """The same behind each snapshot, `NOWHERE` for those that failed or were not met."""
     crossed: int = field(init=False, default=0)
     verdicts: list[str] = field(init=False)
     partial_passed: int = field(init=False, default=0)
@@ -114,6 +142,7 @@ class DayBook:
     def __post_init__(self) -> None:
         self.book = Book(self.price_exponent, self.quantity_exponent)
         self.verdicts = ["outside"] * len(self.snapshots)
+        self.regions = [NOWHERE] * len(self.snapshots)
         self.tops = np.tile(np.array([NO_BID, 0, NO_ASK, 0], np.int64), (len(self.final), 1))
         self._failures, self._partial_failures, self._differences = [], [], {}
         self._lost = set(self.breaks.tolist())
@@ -144,6 +173,7 @@ class DayBook:
         except OverflowError:
             return  # the book is unknown until the next snapshot, and flagged so
         self.book.load(*sides)
+        self.region = opening.region.finer(10 ** (opening.price_exponent - self.price_exponent))
         self.known = True
 
     def advance(self, first: int, levels: Levels) -> NDArray[np.bool_]:
@@ -193,20 +223,35 @@ class DayBook:
 
     def _meet(self, number: int, levels: Levels | None, first: int, position: int) -> None:
         copy = self.snapshots[number]
-        sides = self._sides(copy.snapshot)
+        sides, complete = self._sides(copy.snapshot), self._complete(copy)
         if not self.known:
             self.book.load(*sides)
             if levels is not None:
-                top = self.book.apply(levels, position, position + 1)
-                self.tops[first + position] = [top.best_bid[0], top.bid_quantity[0], top.best_ask[0], top.ask_quantity[0]]
+                self._set_top(first + position, self.book.apply(levels, position, position + 1))
             self.known = True
             self.verdicts[number] = "anchor"
+            self.region = self.regions[number] = region_of(sides, complete_bid=complete[0], complete_ask=complete[1])
             return
-        result = self._compare(copy, sides, levels, position)
+        result, self.region = meet(
+            sides, self.book, self.region, levels, position, complete_bid=complete[0], complete_ask=complete[1]
+        )
         self.verdicts[number] = result.verdict
         if result.verdict == "failed":
             self._differences[number] = result.difference_count
             self._failures.append(self._failure(copy, result))
+            return
+        self.regions[number] = self.region
+        if result.learned and levels is not None:
+            self._set_top(first + position, self.book.apply(levels, position, position + 1))
+
+    def _set_top(self, place: int, top: Top) -> None:
+        self.tops[place] = [top.best_bid[-1], top.bid_quantity[-1], top.best_ask[-1], top.ask_quantity[-1]]
+
+    @staticmethod
+    def _complete(copy: SnapshotCopy) -> tuple[bool, bool]:
+        """Whether the snapshot lists all bids, and all asks: fewer than were asked for."""
+        limit = copy.limit
+        return bool(limit) and len(copy.snapshot.bids) < limit, bool(limit) and len(copy.snapshot.asks) < limit
 
     def _meet_partial(self, copy: SnapshotCopy, levels: Levels, position: int) -> None:
         if any(digits > -own for digits, own in zip(decimals_of(copy.snapshot), self._exponents(), strict=True)):
@@ -216,7 +261,18 @@ class DayBook:
         changed = levels.bid_offsets[position + 1] - levels.bid_offsets[position]
         changed = max(changed, levels.ask_offsets[position + 1] - levels.ask_offsets[position])
         depth = max(len(copy.snapshot.bids), len(copy.snapshot.asks)) + int(changed) + 1
-        self._judge_partial(copy, self._compare(copy, sides, levels, position, depth))
+        complete = self._complete(copy)
+        result = checkpoint(
+            sides,
+            self.book,
+            levels,
+            position,
+            complete_bid=complete[0],
+            complete_ask=complete[1],
+            depth=depth,
+            known=self.region,
+        )
+        self._judge_partial(copy, result)
 
     def _judge_partial(self, copy: SnapshotCopy, result: Checkpoint | None) -> None:
         """Count what came of a partial book; None: it has digits that no number of the day has."""
@@ -229,20 +285,6 @@ class DayBook:
 
     def _exponents(self) -> tuple[int, int]:
         return self.price_exponent, self.quantity_exponent
-
-    def _compare(
-        self, copy: SnapshotCopy, sides: tuple[Ints, ...], levels: Levels | None, position: int, depth: int | None = None
-    ) -> Checkpoint:
-        bid_price, bid_quantity, ask_price, ask_quantity = sides
-        return checkpoint(
-            (bid_price, bid_quantity, ask_price, ask_quantity),
-            self.book,
-            levels,
-            position,
-            complete_bid=bool(copy.limit) and len(copy.snapshot.bids) < copy.limit,
-            complete_ask=bool(copy.limit) and len(copy.snapshot.asks) < copy.limit,
-            depth=depth,
-        )
 
     def _failure(self, copy: SnapshotCopy, result: Checkpoint) -> CheckpointFailure:
         return CheckpointFailure(
@@ -282,6 +324,7 @@ class DayBook:
     def _record(self, number: int) -> SnapshotRecord:
         copy, position = self.snapshots[number], self._met_behind.get(number)
         bids, asks = copy.snapshot.bids, copy.snapshot.asks
+        known_low, known_high = self.regions[number].texts(self.price_exponent)
         return SnapshotRecord(
             last_update_id=copy.snapshot.last_update_id,
             collector=copy.collector,
@@ -293,6 +336,8 @@ class DayBook:
             bid_low=_shortest(min((price for price, _ in bids), key=Decimal, default=None)),
             ask_high=_shortest(max((price for price, _ in asks), key=Decimal, default=None)),
             differences=self._differences.get(number, 0),
+            known_low=known_low,
+            known_high=known_high,
         )
 
     def partial_results(self) -> PartialBooks | None:
@@ -305,7 +350,7 @@ class DayBook:
         """Return the book behind the chain's last event, or None if it is not known."""
         if not self.known or update_id is None:
             return None
-        return BookRow(update_id, self.price_exponent, self.quantity_exponent, *self.book.levels())
+        return BookRow(update_id, self.price_exponent, self.quantity_exponent, *self.book.levels(), self.region)
 
     def closing_sha256(self) -> str:
         """Return the digest of the book's text."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from twintape.columns.agreement import compare_windows
 from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of, mantissas
+from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
 from twintape.columns.parse import Levels, TemplateSet, exponents, levels
@@ -172,11 +173,11 @@ def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tupl
     sanity = SanityTally(finest[0])
     depth, level_count = _write_depth(request.market, lines, fates, flags, texts, book, sanity)
     closing_row = book.closing(bounds.end_update_id)
-    closing = None if closing_row is None else BookDigest(update_id=closing_row.update_id, sha256=book.closing_sha256())
+    closing = None if closing_row is None else _digest(closing_row, book.closing_sha256())
     tables = [
         depth,
         _write_arrival(lines, fates),
-        _write_snapshots(request.opening, snapshots, book.verdicts, closing_row, finest),
+        _write_snapshots(request.opening, book, closing_row),
         _write_verbatim(lines, fates, texts),
     ]
     return MergedDay(
@@ -426,17 +427,24 @@ def _write_verbatim(lines: Lines, fates: Fates, texts: ChunkTexts) -> Table:
     return verbatim_table(texts, places, reasons[fates.fate[rows]])
 
 
-def _write_snapshots(
-    opening: BookRow | None,
-    snapshots: list[SnapshotCopy],
-    verdicts: list[str],
-    closing: BookRow | None,
-    finest: tuple[int, int],
-) -> Table:
+def _digest(row: BookRow, sha256: str) -> BookDigest:
+    low, high = row.region.texts(row.price_exponent)
+    return BookDigest(update_id=row.update_id, sha256=sha256, known_low=low, known_high=high)
+
+
+def _bounds(region: Region) -> dict[str, object]:
+    """Return a region as columns: null, null for none; no upper bound where nothing above is unknown."""
+    if not region:
+        return {"known_low": None, "known_high": None}
+    return {"known_low": region.low, "known_high": None if region.high == EVERYWHERE.high else region.high}
+
+
+def _write_snapshots(opening: BookRow | None, book: DayBook, closing: BookRow | None) -> Table:
+    finest = (book.price_exponent, book.quantity_exponent)
     rows: list[dict[str, object]] = []
     if opening is not None:
         rows.append(_book_row("opening", opening))
-    for copy, verdict in zip(snapshots, verdicts, strict=True):
+    for copy, verdict, region in zip(book.snapshots, book.verdicts, book.regions, strict=True):
         rows.append(
             {
                 "kind": "rest",
@@ -448,6 +456,7 @@ def _write_snapshots(
                 "connection": copy.connection,
                 "limit": copy.limit or None,
                 "verdict": verdict,
+                **_bounds(region),
                 "price_exponent": finest[0],
                 "quantity_exponent": finest[1],
                 "bid_price": mantissas([price for price, _ in copy.snapshot.bids], finest[0]),
@@ -476,6 +485,7 @@ def _book_row(kind: str, row: BookRow) -> dict[str, object]:
         "connection": None,
         "limit": None,
         "verdict": None,
+        **_bounds(row.region),
         "price_exponent": row.price_exponent,
         "quantity_exponent": row.quantity_exponent,
         "bid_price": row.bid_price,

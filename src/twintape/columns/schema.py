@@ -125,6 +125,8 @@ SNAPSHOT: pa.Schema = pa.schema(
         pa.field("connection", _WORDS),
         pa.field("limit", pa.int32()),
         pa.field("verdict", _WORDS),
+        pa.field("known_low", pa.int64()),
+        pa.field("known_high", pa.int64()),
         _required("price_exponent", pa.int8()),
         _required("quantity_exponent", pa.int8()),
         *LEVEL_FIELDS,

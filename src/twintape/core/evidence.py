@@ -42,7 +42,8 @@ class SnapshotRecord(_Record, frozen=True, kw_only=True):
     """One REST snapshot of one line and the event it was compared behind.
 
     `prev_update_id` and `final_update_id` are the event's, None where the snapshot meets none: outside the chain, or at its very start.
-    `bid_low` and `ask_high` bound what it speaks of; None for an empty side.
+    `bid_low` and `ask_high` bound what it speaks of; None for an empty side. From `known_low` to `known_high` everything about the book is known from
+    then on, until it is lost (both None: nothing; `known_high` alone: nothing above is unknown).
     """
 
     last_update_id: int
@@ -55,6 +56,8 @@ class SnapshotRecord(_Record, frozen=True, kw_only=True):
     bid_low: str | None
     ask_high: str | None
     differences: int = 0
+    known_low: str | None = None
+    known_high: str | None = None
 
 
 class Checkpoints(_Record, frozen=True, kw_only=True):

@@ -133,10 +133,15 @@ class Edge(_Document, frozen=True, kw_only=True):
 
 
 class BookDigest(_Document, frozen=True, kw_only=True):
-    """A book carried over midnight: at which id, the digest of its text, and for an opening book the proof it came from."""
+    """A book carried over midnight: at which id, the digest of its text, and for an opening book the proof it came from.
+
+    From `known_low` to `known_high` everything about it is known (both None: of no price; `known_high` alone: nothing above is unknown).
+    """
 
     update_id: int
     sha256: str
+    known_low: str | None = None
+    known_high: str | None = None
     proof: str | None = None
 
 

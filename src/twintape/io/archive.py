@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from twintape.columns.book import Book
-from twintape.columns.books import BookRow, rescaled
+from twintape.columns.books import SnapshotRow
 from twintape.columns.kinds import FlatKind, flat_schema, kind_of
 from twintape.columns.lines import midnight_us
-from twintape.columns.parse import Levels
-from twintape.columns.schema import BOOK_UNKNOWN, DEPTH, EPOCH_START, GAP_BEFORE, DepthColumns, TableReader
+from twintape.columns.replay import Replay
+from twintape.columns.schema import DEPTH, EPOCH_START, GAP_BEFORE, DepthColumns, TableReader
 from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, NotFoundError
 from twintape.core.manifest import Proof, Status, digest
 from twintape.core.markets import RULES, Market
@@ -83,6 +84,8 @@ class BookView:
         event_time: Its `E`.
         bids: Price and quantity, best (highest) first.
         asks: Price and quantity, best (lowest) first.
+        known: From which price to which everything is known: an exchange tells only its best levels when asked, and what changes. No upper bound (None)
+            where nothing above is unknown; None where only the levels themselves are known.
     """
 
     symbol: str
@@ -90,6 +93,7 @@ class BookView:
     event_time: datetime | None
     bids: list[tuple[Decimal, Decimal]]
     asks: list[tuple[Decimal, Decimal]]
+    known: tuple[Decimal, Decimal | None] | None
 
 
 class Archive:
@@ -300,6 +304,7 @@ class Archive:
         *,
         depth: int | None = None,
         stream: str | None = None,
+        look_ahead: bool = False,
     ) -> BookView:
         """Return the exact book behind the last event with `E` at or before a time.
 
@@ -309,9 +314,12 @@ class Archive:
             at: A datetime with time zone, ISO text, or `"end"` for the last event published.
             depth: Levels a side; None for all.
             stream: The depth stream; by default the only one.
+            look_ahead: Learn also from the next snapshot behind that time: what it lists and no event touched in between was there before. It reads on as
+                far as that snapshot. The book then says what was there, which is more than anybody knew at the time.
 
         Returns:
-            Every level that was ever inside a snapshot or touched since; what never was is not known and not in it.
+            Every level that was ever inside a snapshot or touched since. Inside `known` that is all there was; outside, a price may have had a level that
+            nobody ever told.
 
         Raises:
             NotFoundError: There is no event before that time.
@@ -328,58 +336,60 @@ class Archive:
             proof = heads[symbol, name, date].proof
             if proof.first_event_time_us is None or (proof.first_event_time_us > time_us):
                 continue
-            view, last_us = self._book_of_day(proof, time_us, depth)
+            view, last_us = self._book_of_day(proof, time_us, depth, look_ahead=look_ahead)
             if at != "end" and last_us < time_us:
                 self._check_continuous(which, symbol, name, last_us + 1, time_us + 1)
             return view
         raise NotFoundError(f"no event of {which} {symbol} {name} at or before {at} is published")
 
-    def _book_of_day(self, proof: Proof, time_us: int, depth: int | None) -> tuple[BookView, int]:
+    def _book_of_day(self, proof: Proof, time_us: int, depth: int | None, *, look_ahead: bool) -> tuple[BookView, int]:
         """Return the book and the latest event time in it."""
-        book: Book | None = None
+        replay = Replay(self._snapshots(proof), restarts=bool(proof.epochs))
+        batches = self._depth_rows(proof)
         last: tuple[int, int] | None = None
         latest_us = 0
-        anchors = self._anchors(proof)
-        lost = False
-        for output in proof.outputs:
-            if output.table != "depth":
-                continue
-            for columns in TableReader(self._output(output.key, output.sha256), DEPTH).depth():
-                # E may step back inside a line: the book is the one behind the last event in chain order whose E is not later.
-                running = _running(columns)
-                count = len(columns) if time_us >= 2**62 else int(np.searchsorted(running, time_us, side="right"))
-                book, lost = _replay(book, columns, count, anchors, lost=lost)
-                if count:
-                    last = (int(columns.final[count - 1]), int(columns.event_time_us[count - 1]))
-                    latest_us = int(running[count - 1])
-                if count < len(columns):
-                    break
+        for columns in batches:
+            # E may step back inside a line: the book is the one behind the last event in chain order whose E is not later.
+            running = _running(columns)
+            count = len(columns) if time_us >= 2**62 else int(np.searchsorted(running, time_us, side="right"))
+            replay.advance(columns, count)
+            if count:
+                last = (int(columns.final[count - 1]), int(columns.event_time_us[count - 1]))
+                latest_us = int(running[count - 1])
+            if count < len(columns):
+                if look_ahead and replay.known:
+                    replay.look_ahead(itertools.chain([(columns, count)], ((behind, 0) for behind in batches)))
+                break
         if last is None:
             raise NotFoundError(f"no event of {proof.symbol} {proof.stream} {proof.date} before that time")
-        if book is None or lost:
+        book = replay.book
+        if book is None or not replay.known:
             raise ContinuityError(
                 f"the book of {proof.symbol} is not known at id {last[0]}",
                 hint="there is no snapshot since the beginning or since a gap; `twintape proof` shows where it is known",
             )
         sides = book.levels(depth)
+        low, high = replay.region.texts(book.price_exponent)
         view = BookView(
             symbol=proof.symbol,
             update_id=last[0],
             event_time=_EPOCH + last[1] * _MICROSECOND,
             bids=_decimals(sides[0], sides[1], book),
             asks=_decimals(sides[2], sides[3], book),
+            known=None if low is None else (Decimal(low), None if high is None else Decimal(high)),
         )
         return view, latest_us
 
-    def _anchors(self, proof: Proof) -> list[BookRow]:
-        """Return the books a day's replay starts from: the opening one and every snapshot that anchored, by id."""
+    def _depth_rows(self, proof: Proof) -> Iterator[DepthColumns]:
+        for output in proof.outputs:
+            if output.table == "depth":
+                yield from TableReader(self._output(output.key, output.sha256), DEPTH).depth()
+
+    def _snapshots(self, proof: Proof) -> list[SnapshotRow]:
+        """Return the books a day's replay starts from and learns from."""
         for output in proof.outputs:
             if output.table == "snapshot":
-                rows = read_snapshots(self._output(output.key, output.sha256))
-                return sorted(
-                    (book for kind, verdict, book in rows if kind == "opening" or verdict == "anchor"),
-                    key=lambda book: book.update_id,
-                )
+                return read_snapshots(self._output(output.key, output.sha256))
         return []
 
     @staticmethod
@@ -396,49 +406,6 @@ class Archive:
 def _running(columns: DepthColumns) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the greatest event time so far, so that a search by time has one answer."""
     return np.maximum.accumulate(columns.event_time_us)
-
-
-def _replay(
-    book: Book | None, columns: DepthColumns, count: int, anchors: list[BookRow], *, lost: bool
-) -> tuple[Book | None, bool]:
-    """Apply the first `count` rows; where the flags say that the book is unknown, wait for the next anchor."""
-    levels = Levels(
-        columns.bid_offsets,
-        columns.bid_price,
-        columns.bid_quantity,
-        columns.ask_offsets,
-        columns.ask_price,
-        columns.ask_quantity,
-    )
-    known = (columns.flags[:count] & BOOK_UNKNOWN) == 0
-    row = 0
-    while row < count:
-        if not known[row]:
-            lost = True
-            row += 1
-            continue
-        stop = row + 1
-        while stop < count and known[stop] and not columns.flags[stop] & (GAP_BEFORE | EPOCH_START):
-            stop += 1
-        fresh = book is None or lost or bool(columns.flags[row] & (GAP_BEFORE | EPOCH_START))
-        if fresh:
-            book = _anchored(columns, row, anchors)
-            lost = False
-        assert book is not None
-        book.apply(levels, row, stop)
-        row = stop
-    return book, lost
-
-
-def _anchored(columns: DepthColumns, row: int, anchors: list[BookRow]) -> Book:
-    """Return the book of the anchor that makes row `row` known: the one with `p < L <= u`, or at the chain's start the one with `L = p`."""
-    prev, final = int(columns.prev[row]), int(columns.final[row])
-    inside = [anchor for anchor in anchors if prev < anchor.update_id <= final]
-    for anchor in inside or [anchor for anchor in anchors if anchor.update_id == prev]:
-        book = Book(columns.price_exponent, columns.quantity_exponent)
-        book.load(*rescaled(anchor, columns.price_exponent, columns.quantity_exponent))
-        return book
-    raise CorruptionError(f"the row that ends at {final} is flagged as known and no anchor covers it")
 
 
 def _decimals(prices: Any, quantities: Any, book: Book) -> list[tuple[Decimal, Decimal]]:

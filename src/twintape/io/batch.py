@@ -14,7 +14,7 @@ from typing import TypeVar
 from twintape.columns.lines import DAY_US, midnight_us
 from twintape.columns.witness import BOOK_TICKER
 from twintape.core import segment
-from twintape.core.manifest import ClockStatistics, Missing, Proof, Reference, digest
+from twintape.core.manifest import BookDigest, ClockStatistics, Missing, Proof, Reference, digest
 from twintape.core.markets import Market
 from twintape.core.sequence import coverage
 from twintape.core.wire import SNAPSHOT, is_depth
@@ -211,9 +211,13 @@ def why_due(batch: Batch, symbol: str, stream: str) -> str | None:
         if before.proof.end.update_id is not None and before.proof.end.update_id != head.proof.start.update_id:
             return "the day before ends elsewhere"
         opening, closing = head.proof.opening_book, before.proof.closing_book
-        if (opening.sha256 if opening else None) != (closing.sha256 if closing else None):
+        if _carried(opening) != _carried(closing):
             return "the closing book of the day before is another one"
     return None
+
+
+def _carried(book: BookDigest | None) -> tuple[str, str | None, str | None] | None:
+    return None if book is None else (book.sha256, book.known_low, book.known_high)
 
 
 def blocks_of(batch: Batch, symbol: str, stream: str) -> list[KeyedBlock]:

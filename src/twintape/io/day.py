@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from twintape.columns import findings
-from twintape.columns.books import BookRow, SnapshotCopy
+from twintape.columns.books import BookRow, SnapshotCopy, SnapshotRow
+from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Region
 from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
 from twintape.columns.fates import Fate
 from twintape.columns.lines import Chunk
@@ -404,7 +405,12 @@ def _book(row: dict[str, Any]) -> BookRow:
         side("bid_quantity"),
         side("ask_price"),
         side("ask_quantity"),
+        _region(row["known_low"], row["known_high"]),
     )
+
+
+def _region(low: int | None, high: int | None) -> Region:
+    return NOWHERE if low is None else Region(low, EVERYWHERE.high if high is None else high)
 
 
 def read_book(data: bytes, kind: str) -> BookRow | None:
@@ -419,10 +425,12 @@ def read_book(data: bytes, kind: str) -> BookRow | None:
     return None
 
 
-def read_snapshots(data: bytes) -> list[tuple[str, str | None, BookRow]]:
-    """Return every row of a snapshot table as `(kind, verdict, book)`, in its order.
+def read_snapshots(data: bytes) -> list[SnapshotRow]:
+    """Return every row of a snapshot table, in its order.
 
     Raises:
         CorruptionError: The table is damaged.
     """
-    return [(row["kind"], row["verdict"], _book(row)) for row in _rows(data)]
+    return [
+        SnapshotRow(row["kind"], row["verdict"], row["limit"] or 0, row["receive_time"] or 0, _book(row)) for row in _rows(data)
+    ]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from twintape.core.manifest import (
-    BookDigest,
     ClockStatistics,
     Edge,
     Input,
@@ -69,9 +68,7 @@ def proof_of(
     closing = result.closing
     opening = None
     if task.opening is not None and before is not None and before.proof.closing_book is not None:
-        opening = BookDigest(
-            update_id=before.proof.closing_book.update_id, sha256=before.proof.closing_book.sha256, proof=before.key
-        )
+        opening = msgspec.structs.replace(before.proof.closing_book, proof=before.key)
     proof = Proof(
         market=str(task.market),
         symbol=task.symbol,
