@@ -301,6 +301,8 @@ LIES = {
     "the end pin moved": (field(["end", "update_id"], lambda end: end + 1), "end: "),
     "a pin by a stranger": (field(["start", "pinned_by"], lambda _: "proof/market=spot/x"), "no neighbour"),
     "another closing book": (field(["closing_book", "sha256"], lambda _: "0" * 64), "closing book"),
+    "more known at the end": (field(["closing_book", "known_low"], lambda _: "7"), "closing book"),
+    "a snapshot that makes more known": (cell("snapshot", "known_high", 1, lambda _: 77), "other prices known"),
     "no closing book": (field(["closing_book"], lambda _: None), "closing book"),
     "an open end closed": (field(["gap_behind"], lambda found: not found), "reasons"),
     # Counts.

@@ -70,6 +70,11 @@ def test_the_book_is_the_exchanges_book_at_any_time(tmp_path: Any, market: Marke
             assert same_book(found, exchange, position), time
             assert found.event_time == at(exchange.events[position].time_us)
     assert same_book(archive.book(market, "BTCUSDT", "end"), exchange, 179)
+    assert archive.book(market, "BTCUSDT", "end").known == (
+        Decimal(0),
+        None,
+    )  # the snapshots had fewer levels than were asked for
+    assert archive.book(market, "BTCUSDT", at(times[0]), look_ahead=True) == archive.book(market, "BTCUSDT", at(times[0]))
     assert archive.book(market, "BTCUSDT", "end", depth=3).bids == archive.book(market, "BTCUSDT", "end").bids[:3]
     assert same_book(
         archive.book(market, "BTCUSDT", "2026-03-02"), exchange, exchange.position_at(time_us("2026-03-02T00:00:00"))

@@ -165,15 +165,17 @@ def book(
     market: Annotated[str, typer.Option(help="spot, usdm or coinm.")] = "spot",
     stream: Annotated[str | None, typer.Option(help="Depth stream; default: the only one.")] = None,
     depth: Annotated[int | None, typer.Option(min=1, help="Levels a side; default: all with --json, else 10.")] = None,
+    look_ahead: Annotated[bool, typer.Option(help="Learn far levels also from the next snapshot behind that time.")] = False,
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Show the exact order book at a time. Exit code 1 if it is not known there."""
+    """Show the exact order book at a time, and between which prices everything is known. Exit code 1 if the book is not known there."""
     from twintape.io.archive import Archive
     from twintape.io.store import open_store
 
     archive = Archive(open_store(store, create=False))
-    view = archive.book(market, symbol, at, depth=depth or (None if json else 10), stream=stream)
+    view = archive.book(market, symbol, at, depth=depth or (None if json else 10), stream=stream, look_ahead=look_ahead)
+    low, high = view.known or (None, None)
     if json:
         print_json(
             {
@@ -182,6 +184,7 @@ def book(
                 "event_time": None if view.event_time is None else view.event_time.isoformat(),
                 "bids": [[f"{price:f}", f"{quantity:f}"] for price, quantity in view.bids],
                 "asks": [[f"{price:f}", f"{quantity:f}"] for price, quantity in view.asks],
+                "known": None if low is None else [f"{low:f}", None if high is None else f"{high:f}"],
             }
         )
         return
@@ -189,6 +192,12 @@ def book(
     rows: list[list[object]] = [["ask", f"{price:f}", f"{quantity:f}"] for price, quantity in reversed(view.asks)]
     rows += [["bid", f"{price:f}", f"{quantity:f}"] for price, quantity in view.bids]
     table(["", "price", "quantity"], rows, right=("price", "quantity"))
+    if low is None:
+        print("known: these levels alone")
+    elif low or high is not None:
+        print(
+            f"known: everything from {low:f} to {'the highest price' if high is None else f'{high:f}'}; outside, what was touched"
+        )
 
 
 def import_(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from twintape.independent.books import UNIT, Book, contradictions
+from twintape.independent.books import UNIT, Book, Region, compare, joined, region_of, region_text, stated_region
 from twintape.independent.frames import print_frame
 from twintape.independent.objects import Row, rows_of, templates_of
 from twintape.independent.windows import WindowCheck
@@ -40,9 +40,9 @@ class DepthDay:
     zero_prices: int = 0
     tickers: Counter[str] = field(default_factory=Counter)
     windows: WindowCheck | None = None
-    opening: str | None = None
-    closing: str | None = None
-    stored_closing: str | None = None
+    opening: _Carried | None = None
+    closing: _Carried | None = None
+    stored_closing: _Carried | None = None
     last: int | None = None
     chosen: Counter[str] = field(default_factory=Counter)
     duplicate: Counter[str] = field(default_factory=Counter)
@@ -169,20 +169,30 @@ def _join(day: DepthDay, row: Row, before: Row | None, at: int | None, place: in
             day.book_unknown.append((prev, final, 1))
 
 
+_Carried = tuple[str, str | None, str | None]
+"""A book as a proof states it: its digest, and from which price to which everything is known."""
+
+
+def _carried(book: Book, region: Region | None) -> _Carried:
+    return (book.digest(), *region_text(region))
+
+
 class _Judge:
     """Follows the book and compares every snapshot with it."""
 
     def __init__(self, day: DepthDay, ids: list[_Ids], snapshots: list[Row], problem: Callable[[str], None]) -> None:
         self._day, self._problem, self._ids = day, problem, ids
         self.book, self.known = Book(), False
+        self.region: Region | None = None
         self._starts: dict[int, list[Row]] = {}
         self._meets: dict[int, list[Row]] = {}
         for row in snapshots:
             if row["kind"] == "opening":
                 self.book, self.known = Book.of(row), True  # until the first row says that something is missing before it
-                day.opening = self.book.digest()
+                self.region = stated_region(row)
+                day.opening = _carried(self.book, self.region)
             elif row["kind"] == "closing":
-                day.stored_closing = Book.of(row).digest()
+                day.stored_closing = _carried(Book.of(row), stated_region(row))
             else:
                 self._place(row)
 
@@ -198,6 +208,7 @@ class _Judge:
                     best = (distance, place, at_start)
         if best is None:
             self._verdict(row, "outside")
+            self._check_region(row, None)
         else:
             (self._starts if best[2] else self._meets).setdefault(best[1], []).append(row)
 
@@ -213,9 +224,22 @@ class _Judge:
             self.book, self.known = Book.of(snapshot), True
             if event is not None:
                 self.book.apply(event)
+            self.region = region_of(snapshot)
             self._verdict(snapshot, "anchor")
         else:
-            self._verdict(snapshot, "failed" if contradictions(snapshot, event, self.book) else "passed")
+            differences, taught = compare(snapshot, event, self.book, self.region)
+            self._verdict(snapshot, "failed" if differences else "passed")
+            if differences:
+                self._check_region(snapshot, None)
+                return
+            self.book.learn(taught)
+            self.region = joined(self.region, region_of(snapshot))
+        self._check_region(snapshot, self.region)
+
+    def _check_region(self, snapshot: Row, region: Region | None) -> None:
+        if stated_region(snapshot) != region:
+            which = f"snapshot {snapshot['last_update_id']} of {snapshot['collector']}"
+            self._problem(f"{which}: it makes other prices known than the table says")
 
     def apply(self, place: int, row: Row) -> None:
         """Take the next row."""
@@ -233,7 +257,7 @@ class _Judge:
 
     def end(self) -> None:
         """Note the closing book."""
-        self._day.closing = self.book.digest() if self.known else None
+        self._day.closing = _carried(self.book, self.region) if self.known else None
 
 
 class _Copies:

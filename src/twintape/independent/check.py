@@ -36,6 +36,8 @@ __all__ = ["Verdict", "verify_market"]
 
 GENERATIONS_MAX = 9999
 PARTIAL_TABLE = "partial_depth"
+CARRIED = ("update_id", "sha256", "known_low", "known_high")
+"""What an opening book has from the closing book of the day before."""
 
 
 @dataclass
@@ -263,8 +265,8 @@ class _Day:
             mine, theirs = proof["opening_book"], before.proof["closing_book"]
             findings.equal(
                 f"opening book, by the closing book of {before.key}",
-                mine and (mine["update_id"], mine["sha256"]),
-                theirs and (theirs["update_id"], theirs["sha256"]),
+                mine and [mine.get(key) for key in CARRIED],
+                theirs and [theirs.get(key) for key in CARRIED],
             )
         if behind is not None and not behind.proof["open_start"] and behind.proof["start"]["update_id"] is not None:
             findings.equal(f"end, by the start of {behind.key}", proof["end"]["update_id"], behind.proof["start"]["update_id"])

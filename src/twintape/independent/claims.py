@@ -72,6 +72,10 @@ def check_depth(proof: Row, day: DepthDay, tables: dict[str, bytes], findings: F
         findings.add(f"{day.tickers['different']} bookTickers contradict the book at their own id, the proof says {claimed}")
 
 
+def _carried(book: Row | None) -> tuple[str, str | None, str | None] | None:
+    return None if book is None else (book["sha256"], book.get("known_low"), book.get("known_high"))
+
+
 def _check_snapshots(points: Row, tables: dict[str, bytes], findings: Findings) -> None:
     rows = [row for row in rows_of(tables["snapshot"]) if row["kind"] == "rest"] if "snapshot" in tables else []
     keys = ("last_update_id", "collector", "connection", "verdict")
@@ -85,10 +89,10 @@ def _check_snapshots(points: Row, tables: dict[str, bytes], findings: Findings) 
 
 def _check_books(proof: Row, day: DepthDay, findings: Findings) -> None:
     opening, closing = proof["opening_book"], proof["closing_book"]
-    findings.equal("opening book", opening and opening["sha256"], day.opening)
+    findings.equal("opening book", _carried(opening), day.opening)
     expected = day.closing if proof["end"]["update_id"] is not None else None
-    findings.equal("closing book", closing and closing["sha256"], expected)
-    findings.equal("closing book, as stored", closing and closing["sha256"], day.stored_closing)
+    findings.equal("closing book", _carried(closing), expected)
+    findings.equal("closing book, as stored", _carried(closing), day.stored_closing)
     if closing is not None:
         findings.equal("id of the closing book", closing["update_id"], proof["end"]["update_id"])
 
