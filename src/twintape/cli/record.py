@@ -191,7 +191,6 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from twintape.io.http import AiohttpRest
     from twintape.io.journal import BackgroundStream, json_journal
     from twintape.io.lag import watch_loop
-    from twintape.io.status import StatusServer
     from twintape.io.store import open_store
     from twintape.io.upload import upload_one
 
@@ -238,6 +237,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
         lag = asyncio.create_task(watch_loop(clock, collector.loop_lag))
         stack.callback(lag.cancel)
         if settings.metrics_port:
+            from twintape.io.status import StatusServer
+
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port, log_dropped=lambda: stream.dropped))
         if terminal is not None:
             live = asyncio.create_task(_live_line(collector, terminal.console))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import importlib
 import ssl
 from types import TracebackType
-
-import aiohttp
+from typing import TYPE_CHECKING
 
 from twintape.io.egress import Egress, without_credentials
 from twintape.io.ports import Clock, RestAnswer
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["BODY_BYTES_MAX", "AiohttpRest"]
 
@@ -32,11 +36,19 @@ class AiohttpRest:
         self._egress = egress or Egress()
         self._clock = clock
         self._tls = ssl.create_default_context(cafile=ca_file)
-        self._session: aiohttp.ClientSession | None = None
+        self._opening: asyncio.Task[aiohttp.ClientSession] | None = None
 
     async def __aenter__(self) -> AiohttpRest:
+        self._opening = asyncio.create_task(self._open())
+        return self
+
+    async def _open(self) -> aiohttp.ClientSession:
+        # Loading it takes as long as everything else the collector needs before its first frame: recording does not wait for it.
+        await asyncio.to_thread(importlib.import_module, "aiohttp")
+        import aiohttp
+
         source = self._egress.source_address
-        self._session = aiohttp.ClientSession(
+        return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 ssl=self._tls, limit=CONNECTIONS_MAX, local_addr=None if source is None else (source, 0)
             ),
@@ -44,11 +56,12 @@ class AiohttpRest:
             auto_decompress=True,
             trust_env=False,
         )
-        return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._session is not None:
-            await self._session.close()
+        if self._opening is not None:
+            opening, self._opening = self._opening, None
+            session = await opening
+            await session.close()
 
     async def get(self, url: str, *, timeout_s: float) -> RestAnswer:
         """Return whatever the server answers.
@@ -56,13 +69,16 @@ class AiohttpRest:
         Raises:
             OSError: There was no answer, or its body is longer than `BODY_BYTES_MAX`.
         """
-        if self._session is None:
+        if self._opening is None:
             raise OSError("the HTTP client is not open")
+        session = await asyncio.shield(self._opening)  # which one caller's end must not take from the others
+        import aiohttp
+
         request_time_ns = self._clock.wall_ns()
         try:
             timeout = aiohttp.ClientTimeout(total=timeout_s)
             proxy, proxy_headers = self._proxy_for(url)
-            async with self._session.get(
+            async with session.get(
                 url, allow_redirects=False, timeout=timeout, proxy=proxy, proxy_headers=proxy_headers
             ) as response:
                 body = bytearray()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import queue
 import sys
 import threading
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
-import structlog
+from twintape.io.ports import Journal
 
 __all__ = ["BackgroundStream", "json_journal"]
 
@@ -58,15 +60,30 @@ class BackgroundStream:
                 self.dropped += 1  # the reader has gone away; the recording goes on
 
 
-def json_journal(stream: Any = None) -> Any:
-    """Return a logger that writes one JSON object a line: `timestamp`, `level`, `event` and the fields."""
-    return structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
+class _JsonJournal:
+    """Writes one JSON object a line."""
+
+    def __init__(self, stream: Any) -> None:
+        self._write = stream.write
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Write something normal."""
+        self._log("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Write something somebody should know."""
+        self._log("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Write something somebody should act on."""
+        self._log("error", event, fields)
+
+    def _log(self, level: str, event: str, fields: dict[str, Any]) -> None:
+        timestamp = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line = {**fields, "event": event, "level": level, "timestamp": timestamp}
+        self._write(json.dumps(line, ensure_ascii=False, default=repr) + "\n")
+
+
+def json_journal(stream: Any = None) -> Journal:
+    """Return a logger that writes one JSON object a line: the fields, `event`, `level` and `timestamp`."""
+    return _JsonJournal(stream or sys.stderr)
