@@ -5,7 +5,7 @@ every returned write and sync on a pipe (`--acknowledge-fd`), and is killed. Rig
 promise from the active files. At the end one collector runs undisturbed and stops in order; then every line of every witness must be in
 an object of the store, in order, and the serial chain of objects must have no hole.
 
-    uv run python bench/kill_collector.py --kills 200
+    uv run python bench/kill_collector.py --kills 1000 --parallel 2
 """
 
 from __future__ import annotations
@@ -32,9 +32,11 @@ from twintape.io.exchange import ExchangeConfig, SimulatedExchange
 
 COMMAND = ("-m", "twintape", "record")
 STREAMS = ("depth@100ms", "bookTicker", "trade")
-LIFE_S_MAX = 1.6
+LIFE_S_MAX = 1.2
 LAST_LIFE_S = 3.0
-START_S_MAX = 30.0
+START_S_USUAL = 1.0
+PROGRESS_EVERY = 50
+START_S_MAX = 60.0
 STOP_S_MAX = 60.0
 _NAME = re.compile(r"([0-9a-f]{8}-\d+-\d+)")
 
@@ -173,30 +175,44 @@ def check_ids(objects, report):
                 last[stream] = ids[1]
 
 
-async def run(kills, seed, directory, *, events_per_second=60.0, speed=10.0):
-    """Kill so many collectors and return what was found."""
-    draw, report, witnesses, began = random.Random(seed), Report(), {}, time.monotonic()
+async def kill_again_and_again(kills, draw, directory, base, symbols, report, expected):
+    """Kill so many collectors on one spool, let a last one stop in order, and compare the store with what was witnessed."""
+    witnesses = {}
+    for number in range(kills + 1):
+        life = await Life.start(directory, base, symbols)
+        if number == kills or draw.random() < 0.8:
+            await asyncio.wait_for(life.started.wait(), START_S_MAX)
+            await asyncio.sleep(draw.random() * LIFE_S_MAX if number < kills else LAST_LIFE_S)
+        else:
+            await asyncio.sleep(
+                draw.random() * START_S_USUAL
+            )  # somewhere in the start, or in recovering what the one before left
+        code = await life.end(signal.SIGKILL if number < kills else signal.SIGTERM)
+        if number < kills:
+            report.kills += 1
+            report.kills_before_first_write += not life.writes
+            witnesses |= witness(directory, life, report)
+        if code != (-signal.SIGKILL if number < kills else 0):
+            report.failures.append(f"life {number} ended with {code}")
+        report.acknowledged_writes += life.writes
+        report.acknowledged_syncs += life.syncs
+        if report.kills % PROGRESS_EVERY == 0:
+            print(f"{report.kills} of {expected} kills, {len(report.failures)} failures", file=sys.stderr)
+    judge(directory, witnesses, report)
+
+
+async def run(kills, seed, directory, *, parallel=1, events_per_second=60.0, speed=10.0):
+    """Kill so many collectors, so many at a time with a spool and a store each, and return what was found."""
+    report, began = Report(), time.monotonic()
     source = SyntheticSource(SyntheticConfig(market=Market.SPOT, seed=seed, symbols_count=8, events_per_second=events_per_second))
     symbols = [info.symbol for info in source.symbols]
-    async with SimulatedExchange(ExchangeConfig(sources=[source], speed=speed)) as exchange:
+    async with SimulatedExchange(ExchangeConfig(sources=[source], speed=speed)) as exchange, asyncio.TaskGroup() as lanes:
         base = f"127.0.0.1:{exchange.gateways[0].port}"
-        for number in range(kills + 1):
-            life = await Life.start(directory, base, symbols)
-            if number == kills or draw.random() < 0.8:
-                await asyncio.wait_for(life.started.wait(), START_S_MAX)
-                await asyncio.sleep(draw.random() * LIFE_S_MAX if number < kills else LAST_LIFE_S)
-            else:
-                await asyncio.sleep(draw.random())  # somewhere in the start, or in the recovery of what the one before left
-            code = await life.end(signal.SIGKILL if number < kills else signal.SIGTERM)
-            if number < kills:
-                report.kills += 1
-                report.kills_before_first_write += not life.writes
-                witnesses |= witness(directory, life, report)
-            if code != (-signal.SIGKILL if number < kills else 0):
-                report.failures.append(f"life {number} ended with {code}")
-            report.acknowledged_writes += life.writes
-            report.acknowledged_syncs += life.syncs
-    judge(directory, witnesses, report)
+        for number in range(parallel):
+            lane = directory / f"lane-{number}"
+            lane.mkdir()
+            share, draw = (kills + number) // parallel, random.Random(f"{seed}:{number}")
+            lanes.create_task(kill_again_and_again(share, draw, lane, base, symbols, report, kills))
     report.seconds = round(time.monotonic() - began, 1)
     return report
 
@@ -206,11 +222,16 @@ def main():
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
+        "--parallel", type=int, default=1, help="so many collectors at a time, each with a spool and a store of its own"
+    )
+    parser.add_argument(
         "--directory", type=Path, help="where spool and store go; default: a temporary directory, removed in the end"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        report = asyncio.run(run(arguments.kills, arguments.seed, arguments.directory or Path(temporary)))
+        report = asyncio.run(
+            run(arguments.kills, arguments.seed, arguments.directory or Path(temporary), parallel=arguments.parallel)
+        )
     print(json.dumps(asdict(report), indent=2))
     return 1 if report.failures else 0
 
