@@ -565,7 +565,7 @@ async def test_a_writer_that_dies_ends_the_run_with_its_error(tmp_path):
         def broken(*_):
             raise BrokenError("write")
 
-        rig.spool.write = broken
+        rig.spool.write_all = broken
         rig.socket.hear(depth(1, 2))
         assert isinstance(await rig.failure(), BrokenError)
 
