@@ -83,6 +83,7 @@ class World:
         self.retired = []
         self.suspect_lines = []
         self.on_open = lambda wire: None
+        self.on_lines = lambda session, lines: None
         self.refuses = lambda: False
         self.dial_time = lambda: self.random.uniform(*self.dial_s)
         self.snapshot_wanted = lambda action: None
@@ -121,9 +122,12 @@ class World:
         first = self.ids[stream] + 1 + skip
         self.ids[stream] = final = first + self.random.randrange(5)
         data = f'{{"e":"depthUpdate","E":{self.wall // 10**6},"U":{first},"u":{final},"b":[],"a":[]}}'
-        payload = f'{{"stream":"{stream}","data":{data}}}'.encode()
+        self.publish(stream, first - 1, final, f'{{"stream":"{stream}","data":{data}}}'.encode())
+
+    def publish(self, stream, prev, final, payload):
+        """Send an event to whoever can be reached."""
         wires = [wire for wire in self.wires.values() if wire.alive and not wire.stalled and stream not in wire.muted]
-        delivery = Delivery(stream, (first - 1, final), len(wires), self.missed[stream])
+        delivery = Delivery(stream, (prev, final), len(wires), self.missed[stream])
         for wire in wires:
             wire.flying.append(delivery)
             self.at(wire.latency_ns / S, self._arrive, wire, stream, payload, delivery)
@@ -194,7 +198,9 @@ class World:
         self.on_open(wire)
 
     def perform(self, actions, wire):
-        for _, line in wire.session.take_lines()[0]:
+        lines = wire.session.take_lines()[0]
+        self.on_lines(wire.session, lines)
+        for _, line in lines:
             if b"!twintape@suspect" in line:
                 self.suspect_lines.append((self.now, wire.session.number, json.loads(line)))
         for action in actions:
