@@ -17,6 +17,7 @@ try:
     from twintape.cli.look import book, cat, import_, inspect, ls
     from twintape.cli.night import merge, nightly, proof, prune, verify
     from twintape.cli.record import record
+    from twintape.cli.simulate import simulate
 except KeyboardInterrupt:  # this takes long enough for a Ctrl-C to come in between
     raise SystemExit(130) from None
 
@@ -55,6 +56,7 @@ app.command()(cat)
 app.command()(book)
 app.command()(exchange)
 app.command()(demo)
+app.command()(simulate)
 
 
 def _print_version(wanted: bool) -> None:

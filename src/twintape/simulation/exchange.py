@@ -192,8 +192,8 @@ class Front:
         """Announce the end, and then end every connection."""
         for connection in list(self.connections):
             notice = shutdown_notice(self._world.calendar_ns() // 1_000_000, combined=True)
-            connection.deliver(lambda listener, notice=notice: listener.on_frame(1, notice))
-            connection.deliver(lambda _listener, connection=connection: connection.over(1001, ""), 20.0)
+            connection.deliver_text(notice)
+            connection.deliver_end(20.0)
 
 
 class _Connection:
@@ -222,7 +222,15 @@ class _Connection:
         name = json.dumps(message.stream, ensure_ascii=False).encode()
         payload = b'{"stream":%b,"data":%b}' % (name, message.data)
         frame = payload if self._restamp is None else self._restamp(payload)
-        self.deliver(lambda listener: listener.on_frame(1, frame))
+        self.deliver_text(frame)
+
+    def deliver_text(self, text: bytes) -> None:
+        """Have a text frame reach the client."""
+        self.deliver(lambda listener: listener.on_frame(1, text))
+
+    def deliver_end(self, delay_s: float) -> None:
+        """Have a close frame reach the client, some time from now."""
+        self.deliver(lambda _listener: self.over(1001, ""), delay_s)
 
     def deliver(self, happen: Callable[[SocketListener], None], delay_s: float = 0.0) -> None:
         """Have something reach the client, behind everything sent before."""
@@ -264,7 +272,7 @@ class _Connection:
     def send_text(self, text: bytes) -> None:
         """Take a text message."""
         for reply in self.session.handle(text.decode()).replies:
-            self.deliver(lambda listener, reply=reply: listener.on_frame(1, reply))
+            self.deliver_text(reply)
 
     def ping(self, payload: bytes) -> None:
         """Take a ping and answer it."""
@@ -294,4 +302,3 @@ class _Connection:
     def abort(self) -> None:
         """Cut it at once."""
         self.over(None, "aborted")
-

@@ -18,7 +18,7 @@ __all__ = ["Kind", "chosen", "damage_rates", "parse_kinds", "partition_of", "sab
 SECOND_NS = 1_000_000_000
 SWARM_SHARE = 0.45
 """Each seed has so many of the kinds: faults that are always there hide each other."""
-PAUSE_S = 45.0
+PAUSE_S = 30.0
 """About so much machine time passes between the faults of one machine."""
 
 
@@ -109,7 +109,9 @@ async def sabotage_machine(
 ) -> None:
     """Do one thing after the other to a machine, for ever."""
     rng = world.random(f"saboteur {machine.name}")
-    mine = sorted(kinds & {Kind.KILL, Kind.POWER, Kind.RESTART, Kind.DISK, Kind.FULL, Kind.CLOCK, Kind.NETWORK, Kind.REST, Kind.AWAY})
+    mine = sorted(
+        kinds & {Kind.KILL, Kind.POWER, Kind.RESTART, Kind.DISK, Kind.FULL, Kind.CLOCK, Kind.NETWORK, Kind.REST, Kind.AWAY}
+    )
     while mine:
         await world.sleep(rng.expovariate(1 / PAUSE_S))
         kind = rng.choice(mine)

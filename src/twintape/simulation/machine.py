@@ -22,7 +22,7 @@ from twintape.io.spool import Spool, SpoolLimits
 from twintape.io.upload import upload_one
 from twintape.simulation.disk import Crash, DiskFault, Volume
 from twintape.simulation.exchange import Front
-from twintape.simulation.world import MachineClock, Violation, World
+from twintape.simulation.world import BrokenPromiseError, MachineClock, World
 
 __all__ = ["Machine"]
 
@@ -87,9 +87,11 @@ class Machine:
             if isinstance(error, OSError | TwintapeError):
                 self._world.tell(self.name, f"the collector ended: {error}", count="collector failures")
                 if self._honest:
-                    raise Violation(f"{self.name}: the collector died although its disk has no fault: {error}") from error
+                    raise BrokenPromiseError(
+                        f"{self.name}: the collector died although its disk has no fault: {error}"
+                    ) from error
             elif error is not None and not isinstance(error, Crash):
-                raise Violation(f"{self.name}: the collector died of {type(error).__name__}: {error}") from error
+                raise BrokenPromiseError(f"{self.name}: the collector died of {type(error).__name__}: {error}") from error
             self._running = self._collector = None
             self._hang_up()
             self.volume.kill()
@@ -261,4 +263,3 @@ class _Journal:
 
     def error(self, event: str, **fields: Any) -> None:
         self._take(event, fields)
-

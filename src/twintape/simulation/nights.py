@@ -18,7 +18,7 @@ from twintape.io.ports import Clock, Store
 from twintape.io.prune import PruneRun, execute_prune, plan_prune
 from twintape.io.verify import verify_published
 from twintape.simulation.disk import Volume
-from twintape.simulation.world import DAY_NS, HOUR_NS, Violation, World
+from twintape.simulation.world import DAY_NS, HOUR_NS, BrokenPromiseError, World
 
 __all__ = ["Merger", "Pruner", "Reader", "Worker"]
 
@@ -97,10 +97,10 @@ class Worker:
         error = task.exception()
         if error is None:
             return True
-        if isinstance(error, Violation):
+        if isinstance(error, BrokenPromiseError):
             raise error
         if not isinstance(error, TwintapeError):
-            raise Violation(f"{self.name} died of {type(error).__name__}: {error}") from error
+            raise BrokenPromiseError(f"{self.name} died of {type(error).__name__}: {error}") from error
         self._world.tell(self.name, f"failed: {error}"[:300], count=f"{type(self).__name__.lower()} failures")
         return False
 
@@ -182,10 +182,10 @@ class Reader(Worker):
         assert key is not None, "only proofs are listed under proof/"
         head = await find_head(self._store, market, key.symbol, key.stream, key.date)
         if head is None:
-            raise Violation(f"{self.name}: {key.symbol} {key.date} had a proof and has none any more")
+            raise BrokenPromiseError(f"{self.name}: {key.symbol} {key.date} had a proof and has none any more")
         await self._clock.sleep(self._rng.uniform(0, self.patience_ns / 1e9))
         try:
             await verify_published(self._store, head.proof)
         except (CorruptionError, NotFoundError) as error:
-            raise Violation(f"{self.name} saw a torn archive: {head.key}: {error}") from error
+            raise BrokenPromiseError(f"{self.name} saw a torn archive: {head.key}: {error}") from error
         self._world.counts["days read"] += 1

@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from twintape.columns.expand import Outputs, expand
 from twintape.columns.lines import midnight_us
-from twintape.columns.schema import DEPTH, GAP_BEFORE, TableReader
+from twintape.columns.schema import DEPTH, GAP_BEFORE
 from twintape.core import names, segment, wire
 from twintape.core.errors import ContinuityError, CorruptionError, RefusedError
 from twintape.core.manifest import Proof, Status, decode
@@ -23,7 +24,7 @@ from twintape.core.markets import Market
 from twintape.io.archive import Archive
 from twintape.simulation.store import WitnessedStore
 from twintape.simulation.truth import SymbolTruth, Truth
-from twintape.simulation.world import Violation, World
+from twintape.simulation.world import BrokenPromiseError, World
 
 __all__ = ["Oracle"]
 
@@ -72,7 +73,7 @@ class Oracle:
     def _raw_created(self, key: str, data: bytes) -> None:
         parts = names.parse_raw_key(key)
         if parts is None:
-            raise Violation(f"an object under a key that is none: {key}")
+            raise BrokenPromiseError(f"an object under a key that is none: {key}")
         if not hashlib.sha256(data).hexdigest().startswith(parts.digest16):
             self._world.tell("store", f"damaged on the way: {key}", count="damaged objects")
             return
@@ -90,14 +91,14 @@ class Oracle:
         day = proof.symbol, proof.stream, proof.date
         before = self._heads.get(day)
         if proof.generation != (1 if before is None else before[1].generation + 1):
-            raise Violation(f"{key}: generation {proof.generation} does not follow what is there")
+            raise BrokenPromiseError(f"{key}: generation {proof.generation} does not follow what is there")
         for output in proof.outputs:
             if output.key not in self.store or hashlib.sha256(self.store.content(output.key)).hexdigest() != output.sha256:
-                raise Violation(f"{key} was published and its output {output.key} is not what it says")
+                raise BrokenPromiseError(f"{key} was published and its output {output.key} is not what it says")
         if before is not None:
             lost = {source.sha256 for source in before[1].inputs} - {source.sha256 for source in proof.inputs}
             if lost:
-                raise Violation(f"{key} forgets {len(lost)} raw objects that {before[0]} had settled")
+                raise BrokenPromiseError(f"{key} forgets {len(lost)} raw objects that {before[0]} had settled")
         self._heads[day] = key, proof
         if proof.status is Status.COMPLETE:
             self._check_complete(key, proof)
@@ -110,11 +111,13 @@ class Oracle:
             self._world.counts["outputs deleted"] += 1
             for head, proof in self._heads.values():
                 if any(output.key == key for output in proof.outputs):
-                    raise Violation(f"{key} was deleted, and the head {head} names it")
+                    raise BrokenPromiseError(f"{key} was deleted, and the head {head} names it")
             if not self._is_decided(key):
-                raise Violation(f"{key} was deleted, and its generation is not published: whoever wrote it may still do so")
+                raise BrokenPromiseError(
+                    f"{key} was deleted, and its generation is not published: whoever wrote it may still do so"
+                )
         elif not key.startswith("receipt/"):
-            raise Violation(f"{key} was deleted; nothing may ever delete it")
+            raise BrokenPromiseError(f"{key} was deleted; nothing may ever delete it")
 
     def _is_decided(self, key: str) -> bool:
         parts = names.parse_table_key(key)
@@ -129,20 +132,22 @@ class Oracle:
         try:
             lines = {(parts.collector, b"%d %b" % (time_ns, frame)) for _, time_ns, frame in segment.lines_in_order(data)}
         except CorruptionError as error:
-            raise Violation(f"{key} was deleted, and it cannot be read: {error}") from error
+            raise BrokenPromiseError(f"{key} was deleted, and it cannot be read: {error}") from error
         sha256 = hashlib.sha256(data).hexdigest()
         for head, proof in self._heads.values():
             if any(source.sha256 == sha256 for source in proof.inputs):
                 lines -= self.lines_of(head, proof)
         if lines:
             example = sorted(lines)[0][1][:150].decode(errors="replace")
-            raise Violation(f"{key} was deleted, and {len(lines)} of its lines are in no head's outputs, such as {example}")
+            raise BrokenPromiseError(
+                f"{key} was deleted, and {len(lines)} of its lines are in no head's outputs, such as {example}"
+            )
 
     def lines_of(self, key: str, proof: Proof) -> set[Line]:
         """Return the raw lines that a proof's outputs hold; the outputs must be in the store."""
         for output in proof.outputs:
             if output.key not in self.store:
-                raise Violation(f"the output {output.key} of the head {key} is gone")
+                raise BrokenPromiseError(f"the output {output.key} of the head {key} is gone")
         if key not in self._lines:
             self._lines[key] = {
                 (chunk.collector, line)
@@ -164,7 +169,7 @@ class Oracle:
         for boundary, time_ms in zip(truth.boundaries, truth.times_ms, strict=True):
             inside = first_ms + EDGE_MS <= time_ms < first_ms + 86_400_000 - EDGE_MS
             if inside and not _holds(covered, boundary):
-                raise Violation(f"{key} says complete, and the event that ends at {boundary} is missing")
+                raise BrokenPromiseError(f"{key} says complete, and the event that ends at {boundary} is missing")
 
     def _rows(self, proof: Proof) -> list[tuple[int, int, int]]:
         """Return `(p, u, flags)` of every depth row."""
@@ -196,7 +201,9 @@ class Oracle:
             missing = sorted(line for line in lines if (collector, line) not in found)
             if missing:
                 example = missing[0][:200].decode(errors="replace")
-                raise Violation(f"{len(missing)} of {len(lines)} lines that {collector} promised are nowhere, such as {example}")
+                raise BrokenPromiseError(
+                    f"{len(missing)} of {len(lines)} lines that {collector} promised are nowhere, such as {example}"
+                )
             self._world.counts["lines promised"] += len(lines)
 
     def check_archive(self) -> None:
@@ -212,26 +219,29 @@ class Oracle:
     def _check_chain(self, symbol: str, truth: SymbolTruth, rows: list[tuple[int, int, int]], proofs: list[Proof]) -> None:
         heard, archived = _union(self._heard[symbol]), _union((row[0], row[1]) for row in rows)
         if heard != archived:
-            raise Violation(f"{symbol}: heard were the ids {_difference(heard, archived)}, archived {_difference(archived, heard)}")
-        holes = [(one[1], other[0]) for one, other in zip(heard, heard[1:], strict=False)]
-        flagged, at = [], None
+            raise BrokenPromiseError(
+                f"{symbol}: heard were the ids {_difference(heard, archived)}, archived {_difference(archived, heard)}"
+            )
+        holes = [(one[1], other[0]) for one, other in pairwise(heard)]
+        flagged: list[Interval] = []
+        at: int | None = None
         for prev, final, flags in rows:
             if at is not None and final <= at:
-                raise Violation(f"{symbol}: the stale event ({prev}, {final}] follows id {at}")
+                raise BrokenPromiseError(f"{symbol}: the stale event ({prev}, {final}] follows id {at}")
             if at is not None and prev > at:
                 flagged.append((at, prev))
             if bool(flags & GAP_BEFORE) != (at is not None and prev > at) and at is not None:
-                raise Violation(f"{symbol}: the event ({prev}, {final}] behind id {at} has flags {flags}")
+                raise BrokenPromiseError(f"{symbol}: the event ({prev}, {final}] behind id {at} has flags {flags}")
             at = final
         told = sorted({(gap.after_update_id, gap.next_prev_update_id) for proof in proofs for gap in proof.gaps})
         if flagged != holes or told != holes:
-            raise Violation(f"{symbol}: nobody heard {holes}, the rows say {flagged}, the proofs {told}")
+            raise BrokenPromiseError(f"{symbol}: nobody heard {holes}, the rows say {flagged}, the proofs {told}")
         self._world.counts["gaps"] += len(holes)
         self._world.counts["ids missed"] += sum(truth.changes_between(*hole) for hole in holes)
         self._world.counts["rows"] += len(rows)
         for proof in proofs:
             if bool(proof.gaps) != (proof.status is Status.GAPPED):
-                raise Violation(f"{symbol} {proof.date} is {proof.status} with {len(proof.gaps)} gaps")
+                raise BrokenPromiseError(f"{symbol} {proof.date} is {proof.status} with {len(proof.gaps)} gaps")
 
     def _check_levels(self, key: str, proof: Proof, truth: SymbolTruth) -> None:
         """Every row must list what was touched in its ids, with the last quantities."""
@@ -241,7 +251,7 @@ class Oracle:
                 prev, final = row["prev_update_id"], row["final_update_id"]
                 sides = tuple(_levels_of(row, side) for side in ("bid", "ask"))
                 if sides != truth.touched(prev, final):
-                    raise Violation(f"{key}: the event ({prev}, {final}] does not say what truly happened")
+                    raise BrokenPromiseError(f"{key}: the event ({prev}, {final}] does not say what truly happened")
 
     def _check_books(self) -> None:
         archive = Archive(self.store)
@@ -258,7 +268,7 @@ class Oracle:
                     self._world.counts["books unknown"] += 1
                     continue
                 if (dict(view.bids), dict(view.asks)) != truth.book(view.update_id):
-                    raise Violation(f"{symbol} {date}: the book at id {view.update_id} is wrong")
+                    raise BrokenPromiseError(f"{symbol} {date}: the book at id {view.update_id} is wrong")
                 self._world.counts["books right"] += 1
 
 
@@ -303,4 +313,3 @@ def _holds(covered: list[Interval], update_id: int) -> bool:
 def _difference(one: list[Interval], other: list[Interval]) -> list[Interval]:
     """Return the intervals of one that are not in the other, at most a few."""
     return [interval for interval in one if interval not in other][:5]
-

@@ -27,14 +27,14 @@ from twintape.simulation.machine import Machine
 from twintape.simulation.nights import Merger, Pruner, Reader, Worker
 from twintape.simulation.oracle import Oracle
 from twintape.simulation.store import DistantStore
-from twintape.simulation.world import DAY_NS, HOUR_NS, Calendar, Incident, MachineClock, Violation, World
+from twintape.simulation.world import DAY_NS, BrokenPromiseError, Calendar, Incident, MachineClock, World
 
 __all__ = ["Report", "simulate"]
 
 START_NS = 1_795_305_600_000_000_000
 """2026-11-22."""
-PACE = 240
-"""A day of the calendar takes six minutes of machine time."""
+PACE = 400
+"""A day of the calendar takes three and a half minutes of machine time."""
 EVENTS_PER_DAY = 2_400
 SYMBOLS = 3
 COLLECTORS = ("frankfurt", "tokyo", "virginia")
@@ -155,7 +155,7 @@ class _Simulation:
             await self._trade([*mergers, *pruners, *readers])
             await self._rest(mergers[0], pruners[0])
             self._judge()
-        except Violation as found:
+        except BrokenPromiseError as found:
             violation = str(found)
             self.world.tell("ORACLE", violation)
         return Report(
@@ -207,7 +207,7 @@ class _Simulation:
             await self._do(pruner, pruner.work(self.market))
             if not changed and self.world.counts["deleted"] == deleted:
                 return
-        raise Violation(f"after {ROUNDS_MAX} nights without a fault, merges and prunes still find something to do")
+        raise BrokenPromiseError(f"after {ROUNDS_MAX} nights without a fault, merges and prunes still find something to do")
 
     async def _night(self, merger: Merger) -> bool:
         """Merge every date there is anything of; return whether that changed anything."""
@@ -225,7 +225,7 @@ class _Simulation:
 
     async def _do(self, worker: Worker, work: Coroutine[Any, Any, None]) -> None:
         if not await worker.attempt(lambda: work):
-            raise Violation(f"{worker.name} failed although nothing is wrong any more: {self.world.story[-1].text}")
+            raise BrokenPromiseError(f"{worker.name} failed although nothing is wrong any more: {self.world.story[-1].text}")
 
     def _judge(self) -> None:
         self.oracle.check_promises(

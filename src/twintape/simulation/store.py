@@ -28,9 +28,7 @@ class WitnessedStore(MemoryStore):
         on_delete: Told key and bytes of every object that goes.
     """
 
-    def __init__(
-        self, world: World, *, on_create: Callable[[str, bytes], None], on_delete: Callable[[str, bytes], None]
-    ) -> None:
+    def __init__(self, world: World, *, on_create: Callable[[str, bytes], None], on_delete: Callable[[str, bytes], None]) -> None:
         super().__init__("simulation://store", wall_ns=world.calendar_ns)
         self._world = world
         self._on_create = on_create

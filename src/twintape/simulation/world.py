@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 
 from twintape.io.ports import ClockQuality
 
-__all__ = ["DAY_NS", "HOUR_NS", "Calendar", "Incident", "MachineClock", "Violation", "World"]
+__all__ = ["DAY_NS", "HOUR_NS", "BrokenPromiseError", "Calendar", "Incident", "MachineClock", "World"]
 
 SECOND_NS = 1_000_000_000
 HOUR_NS = 3_600 * SECOND_NS
@@ -24,7 +24,7 @@ DAY_NS = 24 * HOUR_NS
 CLOCK_ERROR_NS = 2_000_000
 
 
-class Violation(AssertionError):
+class BrokenPromiseError(AssertionError):
     """The system broke a promise: the text says which, of what, and how the oracle knows."""
 
 
