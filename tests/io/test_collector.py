@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.browser import needs_chromium, rendered
 from twintape.core import segment
 from twintape.core.gateway import Fault, FaultKind
 from twintape.core.markets import Market
@@ -291,6 +293,24 @@ async def test_status_and_metrics_are_served_on_loopback(tmp_path):
     assert status["markets"]["spot"]["lines"] > 0
     assert 'twintape_lines_total{market="spot"}' in metrics
     assert "twintape_connections 1.0" in metrics
+
+
+@needs_chromium
+async def test_the_page_shows_a_browser_what_is_going_on(tmp_path):
+    write_tape(tmp_path / "tape", seconds=60)
+    port = free_port()
+    async with (
+        SimulatedExchange(play(tmp_path / "tape")) as exchange,
+        collector(tmp_path, exchange, extra=["--metrics-port", str(port), "--duration", "30"]) as process,
+    ):
+        await wait_until(lambda: exchange.position() > 0.2)
+        page = await asyncio.to_thread(rendered, f"http://127.0.0.1:{port}/")
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert '<h1 id="name">tokyo</h1>' in page
+    assert '<span id="verdict" class="good">recording</span>' in page
+    assert re.search(r"<td>spot</td><td>[1-9]", page)
+    assert '<td class="text good">open</td>' in page
 
 
 def free_port():

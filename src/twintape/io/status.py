@@ -1,8 +1,9 @@
-"""`/metrics` for Prometheus and `/status` as JSON, on loopback. Everything is read when somebody asks; recording pays nothing for it."""
+"""A page for people, `/metrics` for Prometheus and `/status` as JSON, on loopback. Everything is read when somebody asks; recording pays nothing for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import resources
 from typing import Any
 
 from aiohttp import web
@@ -23,6 +24,10 @@ __all__ = ["StatusServer", "status"]
 
 HOST = "127.0.0.1"
 LAG_SHARES = (0.5, 0.99, 0.999)
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'",
+    "X-Content-Type-Options": "nosniff",
+}
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -70,6 +75,7 @@ def status(collector: Collector) -> dict[str, Any]:
         },
         "snapshots": {"waiting": collector.fetcher.waiting, "answers": dict(sorted(collector.fetcher.answers.items()))},
         "events": dict(sorted(collector.counts.items())),
+        "alarms": sorted(name for name in ALARMING if collector.counts[name]),
     }
 
 
@@ -208,6 +214,7 @@ class StatusServer:
 
     async def __aenter__(self) -> StatusServer:
         application = web.Application()
+        application.router.add_get("/", self._page)
         application.router.add_get("/metrics", self._metrics)
         application.router.add_get("/status", self._status)
         self._runner = web.AppRunner(application, access_log=None)
@@ -220,6 +227,10 @@ class StatusServer:
     async def __aexit__(self, *_: object) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    async def _page(self, _: web.Request) -> web.Response:
+        text = resources.files("twintape.io").joinpath("status.html").read_text("utf-8")
+        return web.Response(text=text, content_type="text/html", headers=PAGE_HEADERS)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE})
