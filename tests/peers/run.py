@@ -34,7 +34,7 @@ from twintape.io.exchange import ExchangeConfig, SimulatedExchange
 from twintape.io.exchange_gateway import Gateway
 
 HERE = Path(__file__).resolve().parent
-DRIVER_S_MAX = 90.0
+DRIVER_S_MAX = 120.0
 OUTPUT_BYTES_MAX = 64 << 20
 LOG_LINES_SHOWN = 15
 
@@ -87,7 +87,9 @@ async def run_case(case: Case, python: Path, *, synthetic: bool, directory: Path
     """Play the case's recording to its driver and judge the book that comes back."""
     played = open_recording(case.recording, synthetic=synthetic)
     tls, authority = make_authority(directory) if case.tls else (None, None)
-    config = ExchangeConfig([played.source], [GatewayOptions()], case.faults, speed=played.speed, wait_clients=1, tls=tls)
+    config = ExchangeConfig(
+        [played.source], [GatewayOptions()], case.faults, speed=played.speed * case.pace, wait_clients=1, tls=tls
+    )
     started = time.monotonic()
     async with SimulatedExchange(config) as exchange:
         gateway = exchange.gateways[0]
