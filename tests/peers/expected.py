@@ -102,6 +102,7 @@ class Horizon:
         # Ascending from the best: bids by their negative price.
         self._sides = ((book.bids, sorted(-price for price in book.bids)), (book.asks, sorted(book.asks)))
         self.bid = self.ask = Decimal("Infinity")
+        self._come_nearer()
 
     def look(self, event: DepthEvent) -> None:
         """Take notice of an event that has just been applied."""
@@ -114,6 +115,9 @@ class Horizon:
                     prices.insert(place, sign * price)
                 elif price not in known and listed:
                     del prices[place]
+        self._come_nearer()
+
+    def _come_nearer(self) -> None:
         bids, asks = (prices for _, prices in self._sides)
         self.bid = min([self.bid, *bids[self._levels - 1 : self._levels]])
         self.ask = min([self.ask, *asks[self._levels - 1 : self._levels]])
