@@ -131,7 +131,7 @@ def test_the_fates_of_a_line_add_up_to_its_frames(store):
     start = next(number for number, line in enumerate(shown) if line.startswith("line "))
     columns = shown[start].split()[:6]
     assert columns == ["line", "frames", "chosen", "duplicate", "verbatim", "owed"]
-    for line in shown[start + 1 :]:
+    for line in shown[start + 1 : shown.index("", start)]:
         frames, *fates = (int(cell) for cell in line.split()[1:6])
         assert frames == sum(fates) > 0
 
@@ -162,3 +162,15 @@ def test_the_second_verifier_agrees_and_names_what_was_changed_behind_everybodys
         if day["problem"]
     )
     assert (found["status"], len(found["disagreements"]) >= 2) == ("complete", True)
+
+
+def test_a_proof_says_what_each_line_was_worth(store):
+    shown = call("proof", "--symbol", "TOYUSDT", "--date", "2023-11-14", "--store", store)
+    assert "without beta: ids 18…21 would be missing" in shown
+    assert "beta is the same recording as alpha: together they are one witness" in shown
+    line = next(
+        words
+        for words in map(str.split, shown.splitlines()[shown.splitlines().index("") + 1 :])
+        if words[:1] == ["beta"] and words[1] == "4"
+    )
+    assert line[1:4] == ["4", "1", "0.0"]

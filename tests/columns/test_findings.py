@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -130,24 +131,28 @@ def split(texts, collector, at):
 
 
 HOLE = without(8, 9)
+LATE = 7000
+"""Microseconds behind `E`: two machines never hear an event at the same nanosecond."""
 
 
 @pytest.mark.parametrize(
     ("lines", "kind", "reason"),
     [
-        ([hear(HOLE, "a"), hear(HOLE, "b")], "exchange-side", "a: heard through, b: heard through"),
+        ([hear(HOLE, "a"), hear(HOLE, "b", delay_us=LATE)], "exchange-side", "a: heard through, b: heard through"),
         ([hear(HOLE, "a")], "unknown", "a: heard through"),
         ([split(HOLE, "a", 8)], "collector-side", "a: another connection behind"),
-        ([split(HOLE, "a", 8), hear(HOLE, "b")], "unknown", "a: another connection behind, b: heard through"),
+        ([split(HOLE, "a", 8), hear(HOLE, "b", delay_us=LATE)], "unknown", "a: another connection behind, b: heard through"),
         ([split(HOLE, "a", 8), hear(HOLE[:3], "b")], "collector-side", "a: another connection behind, b: no data behind"),
         ([split(HOLE, "a", 8), hear(HOLE[9:], "b")], "collector-side", "a: another connection behind, b: no data before"),
         ([split(HOLE, "a", 8), hear([b"<html>"], "b")], "collector-side", "a: another connection behind, b: no data"),
+        # The same receive times: one recording under two names.
+        ([hear(HOLE, "a"), hear(HOLE, "b")], "unknown", "a: heard through, b: heard through"),
         # One that lost more than the others cannot say that the exchange said nothing.
         ([hear(HOLE, "a"), hear(without(7, 8, 9), "b")], "unknown", "a: heard through, b: missed more"),
         ([split(HOLE, "a", 8), hear(without(8, 9, 10), "b")], "unknown", "a: another connection behind, b: missed more"),
         # Two connections at once: one of them stayed.
         (
-            [hear(HOLE, "a"), hear(HOLE[8:], "a", "0000aaaa-2"), hear(HOLE, "b")],
+            [hear(HOLE, "a"), hear(HOLE[8:], "a", "0000aaaa-2"), hear(HOLE, "b", delay_us=LATE)],
             "exchange-side",
             "a: heard through, b: heard through",
         ),
@@ -155,7 +160,14 @@ HOLE = without(8, 9)
 )
 def test_a_gap_is_classed_by_who_was_there(lines, kind, reason):
     day = day_of(*lines)
-    assert findings.gaps(day) == [
+    (gap,) = findings.gaps(day)
+    assert [line.record for line in gap.lines] == [words.partition(": ")[2] for words in reason.split(", ")]
+    for line in gap.lines:
+        times = [one.receive_time_ns for heard in lines for one in heard if one.collector == line.collector]
+        assert (line.from_receive_time_ns or times[0]) in times
+        assert (line.to_receive_time_ns or times[0]) in times
+        assert ("no data" in line.record) == (None in (line.from_receive_time_ns, line.to_receive_time_ns))
+    assert [msgspec.structs.replace(gap, lines=[])] == [
         GapRecord(
             after_update_id=1024,
             next_prev_update_id=1030,

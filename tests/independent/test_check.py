@@ -309,6 +309,8 @@ LIES = {
     "frames of a line": (field(["lines", 0, "frames"], lambda count: count + 1), "frames of oslo"),
     "duplicates of a line": (field(["lines", 0, "duplicate"], lambda count: count + 1), "duplicate frames of oslo"),
     "only here": (field(["lines", 1, "only_here"], lambda count: count + 1), "only_here of paris"),
+    "a line worth more": (field(["redundancy", 0, "only_events"], lambda count: count + 1), "only_events of oslo"),
+    "a line that covers more": (field(["redundancy", 2, "covered"], lambda count: count + 1), "covered by tokyo"),
     "missed": (field(["lines", 0, "missed"], lambda count: count - 1), "missed of oslo"),
     "lines agree": (field(["verification", "lines_agree"], lambda count: count + 1), "lines_agree"),
     "conflicts": (field(["verification", "conflicts"], lambda count: count + 1), "conflicts"),

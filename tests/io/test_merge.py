@@ -140,17 +140,22 @@ def test_a_range_that_both_lines_lost_is_exactly_one_classified_gap(
     exchange = Exchange("BTCUSDT", market)
     store = MemoryStore()
     lost = {70, 71, 72}
-    for name in ("paris", "tokyo"):
-        put(
-            store,
-            Recorder(name, lost={"BTCUSDT": lost}, snapshots=(0, 100), reconnects=(73,) if name in reconnects else ()).seals(
-                [exchange]
-            ),
+    for latency_ms, name in enumerate(("paris", "tokyo"), 5):
+        again = (73,) if name in reconnects else ()
+        closing = wire.close_line(reason="reset by peer", code=1006, final=True)
+        extra = [(exchange.events[72].time_us * 1000, closing)] if again else []
+        recorder = Recorder(
+            name, lost={"BTCUSDT": lost}, latency_ns=latency_ms * 10**6, snapshots=(0, 100), reconnects=again, extra=extra
         )
+        put(store, recorder.seals([exchange]))
     merge(store, tmp_path, market=market)
     proof = depth_head(store, market=market)
     assert proof.status is Status.GAPPED
     (gap,) = proof.gaps
+    down = {line.collector: line.notes for line in gap.lines}
+    assert {name for name, notes in down.items() if "connection 1 closed: reset by peer (code 1006)" in notes} == set(reconnects)
+    assert {name for name, notes in down.items() if "connection 2 opened" in notes} == set(reconnects)
+    assert all(line.from_receive_time_ns < line.to_receive_time_ns for line in gap.lines)
     assert (gap.after_update_id, gap.next_prev_update_id) == (exchange.events[69].final, exchange.events[73].prev)
     assert gap.gap_class == gap_class
     assert (gap.from_event_time_us, gap.to_event_time_us) == (exchange.events[69].time_us, exchange.events[73].time_us)

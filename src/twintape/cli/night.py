@@ -31,6 +31,7 @@ from twintape.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from twintape.core.evidence import LineValue
     from twintape.core.manifest import Proof
     from twintape.core.night_settings import NightlySettings
     from twintape.io.merge import DayOutcome
@@ -308,6 +309,9 @@ def print_proof(found: Proof) -> None:
     print(f"  path      {len(found.switches)} line switches, {len(found.overlaps)} overlaps, {len(found.gaps)} gaps")
     for gap in found.gaps:
         print(f"  gap       ids {gap.after_update_id + 1}…{gap.next_prev_update_id}, {gap.gap_class}: {gap.reason}")
+        for line in gap.lines:
+            for note in line.notes:
+                print(f"              {line.collector}: {note}")
     print()
     rows: list[list[object]] = [
         [f"{level.level} {level.name}", level.verdict, _counts(level.counts)] for level in found.evidence or evidence_of(found)
@@ -321,6 +325,40 @@ def print_proof(found: Proof) -> None:
         for line in found.lines
     ]
     table(columns, rows, right=tuple(columns[1:]))
+    _print_worth(found.redundancy)
+
+
+LOST_SHOWN_MAX = 3
+"""Ranges of ids a line alone had that are printed for people; the proof has the first hundred of each line, and counts all."""
+
+
+def _print_worth(values: list[LineValue]) -> None:
+    """Print what each line was worth, and what would be missing without it."""
+    if not values:
+        return
+    print()
+    columns = ["without", "events lost", "ranges", "seconds", "heard", "first", "behind p50", "p99", "max", "after E p50", "p99"]
+    rows: list[list[object]] = []
+    for one in values:
+        behind = ["", "", ""] if one.behind_first is None else [one.behind_first.p50, one.behind_first.p99, one.behind_first.max]
+        after = ["", ""] if one.after_event is None else [one.after_event.p50, one.after_event.p99]
+        share = f"{100 * one.first / one.shared:.0f} %" if one.shared else ""
+        lost = [one.only_events, one.lost_ranges, f"{one.only_us / 1e6:.1f}"]
+        rows.append([one.collector, *lost, one.covered, share, *map(_milliseconds, [*behind, *after])])
+    table(columns, rows, right=tuple(columns[1:]))
+    for one in values:
+        if one.same_recording_as is not None:
+            print(f"  {one.collector} is the same recording as {one.same_recording_as}: together they are one witness")
+        for lost_range in one.lost[:LOST_SHOWN_MAX]:
+            print(
+                f"  without {one.collector}: ids {lost_range.after_update_id + 1}…{lost_range.next_prev_update_id} would be missing"
+            )
+        if one.lost_ranges > LOST_SHOWN_MAX:
+            print(f"  … and {one.lost_ranges - LOST_SHOWN_MAX} ranges more")
+
+
+def _milliseconds(value: object) -> str:
+    return f"{value / 1e6:.1f} ms" if isinstance(value, int) else ""
 
 
 def _counts(counts: Mapping[str, int]) -> str:

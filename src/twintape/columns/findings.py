@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from twintape.columns.fates import VERBATIM, Fate
 from twintape.columns.lines import Chunk
 from twintape.columns.merge import MergedDay
 from twintape.columns.schema import BOOK_UNKNOWN, EPOCH_START, GAP_BEFORE, LINE_SWITCH
+from twintape.core.evidence import GapLine
 from twintape.core.manifest import EpochStart, Fates, GapRecord, LineStatistics, Overlap, PathRun, Switch, UnknownRange
 from twintape.core.sequence import coverage
 
@@ -115,7 +117,8 @@ def unknown_ranges(day: MergedDay) -> list[UnknownRange]:
 def gaps(day: MergedDay) -> list[GapRecord]:
     """Return every gap with the reason the lines' own records give.
 
-    A line *heard through* a gap if one connection delivered both the last event before it and the first behind it. Two such lines make it the exchange's.
+    A line *heard through* a gap if one connection delivered both the last event before it and the first behind it. Two such lines make it the exchange's,
+    unless their receive times there are the same: then they are one recording under two names, and one witness.
     Where no line stayed on one connection across it, it is the collectors'. Otherwise nobody can tell.
     """
     found = []
@@ -123,8 +126,9 @@ def gaps(day: MergedDay) -> list[GapRecord]:
     for k in np.flatnonzero(day.flags & GAP_BEFORE).tolist():
         row = int(chain[k])
         after, behind = int(day.fates.gap_after[k]), int(lines.prev[row])
-        records = [_across(day, line, int(lines.epoch[row]), after, behind) for line in range(len(lines.collectors))]
-        if records.count(HEARD_THROUGH) >= 2:
+        across = [_across(day, line, int(lines.epoch[row]), after, behind) for line in range(len(lines.collectors))]
+        records = [one.record for one in across]
+        if len({one.heard for one in across if one.record == HEARD_THROUGH}) >= 2:
             kind = "exchange-side"
         elif not {HEARD_THROUGH, MISSED_MORE} & set(records):
             kind = "collector-side"
@@ -139,24 +143,37 @@ def gaps(day: MergedDay) -> list[GapRecord]:
                 from_event_time_us=int(lines.event_time_us[chain[k - 1]]) if k else None,
                 to_event_time_us=int(lines.event_time_us[row]),
                 reason=words,
+                lines=[
+                    GapLine(collector=name, record=one.record, from_receive_time_ns=one.heard[0], to_receive_time_ns=one.heard[1])
+                    for name, one in zip(lines.collectors, across, strict=True)
+                ],
             )
         )
     return found
 
 
-def _across(day: MergedDay, line: int, epoch: int, after: int, behind: int) -> str:
+@dataclass(frozen=True, slots=True)
+class _Across:
+    """How a line stood across a gap, and when it last heard something before it and first behind it."""
+
+    record: str
+    heard: tuple[int | None, int | None]
+
+
+def _across(day: MergedDay, line: int, epoch: int, after: int, behind: int) -> _Across:
     lines = day.lines
     mine = (lines.line == line) & (lines.epoch == epoch)
     before, later = mine & (lines.final <= after), mine & (lines.prev >= behind)
-    if not before.any():
-        return "no data before" if later.any() else "no data"
-    if not later.any():
-        return "no data behind"
+    last = int(lines.receive_time_ns[before].max()) if before.any() else None
+    first = int(lines.receive_time_ns[later].min()) if later.any() else None
+    if last is None or first is None:
+        side = " before" if first is not None else " behind" if last is not None else ""
+        return _Across(f"no data{side}", (last, first))
     connections = [set(lines.connection[rows].tolist()) for rows in (before, later)]
     if not connections[0] & connections[1]:
-        return "another connection behind"
+        return _Across("another connection behind", (last, first))
     at_edge = [set(lines.connection[mine & rows].tolist()) for rows in (lines.final == after, lines.prev == behind)]
-    return HEARD_THROUGH if at_edge[0] & at_edge[1] else MISSED_MORE
+    return _Across(HEARD_THROUGH if at_edge[0] & at_edge[1] else MISSED_MORE, (last, first))
 
 
 def line_statistics(day: MergedDay) -> list[LineStatistics]:

@@ -108,6 +108,18 @@ def _check_lines(proof: Row, day: DepthDay, findings: Findings) -> None:
         findings.equal(f"last_receive_time_ns of {name}", line["last_receive_time_ns"], max(times, default=None))
         if not proof["epochs"]:
             findings.equal(f"missed of {name}", line["missed"], _missed(day.chain, day.heard.get(name, [])))
+    if not proof["epochs"]:
+        for value in proof.get("redundancy", []):
+            _check_worth(value, day, findings)
+
+
+def _check_worth(value: Row, day: DepthDay, findings: Findings) -> None:
+    """Compare what a line is said to be worth with what is missing without it."""
+    name = value["collector"]
+    others = [ids for other, heard in day.heard.items() if other != name for ids in heard]
+    missed = _missed(day.chain, day.heard.get(name, []))
+    findings.equal(f"covered by {name}", value["covered"], len(day.chain) - missed)
+    findings.equal(f"only_events of {name}", value["only_events"], _missed(day.chain, others))
 
 
 def _missed(chain: list[tuple[int, int]], heard: list[tuple[int, int]]) -> int:

@@ -19,6 +19,7 @@ from twintape.core.markets import Market
 from twintape.core.sequence import coverage
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawView
+from twintape.io.outages import Note
 
 __all__ = [
     "WITNESSES",
@@ -85,6 +86,7 @@ class Batch:
         sha256: Key → digest of the objects that were fetched and found sound.
         plan: The plan, once it is published.
         clocks: Key → what the segment's clock lines of the date say; kept because many days share a segment.
+        notes: Key → what its collector noted about its connection, likewise.
         scratch: Directory of the scratch disk where the fetched objects are.
     """
 
@@ -96,6 +98,7 @@ class Batch:
     sha256: dict[str, str] = field(default_factory=dict)
     plan: Reference | None = None
     clocks: dict[str, ClockStatistics | None] = field(default_factory=dict)
+    notes: dict[str, list[Note]] = field(default_factory=dict)
     scratch: str = "raw"
     _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
 
@@ -109,7 +112,7 @@ class Batch:
     def share(self, scratch: str) -> Batch:
         """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
         view = RawView(dict(self.view.segments), list(self.view.unreadable))
-        return replace(self, view=view, sha256={}, plan=None, clocks={}, scratch=scratch)
+        return replace(self, view=view, sha256={}, plan=None, clocks={}, notes={}, scratch=scratch)
 
     def path(self, key: str) -> str:
         """Return where a raw object is kept on the scratch disk."""

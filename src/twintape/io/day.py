@@ -23,9 +23,10 @@ from twintape.columns.schema import SNAPSHOT, Table, TableReader
 from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
 from twintape.columns.verify import Verified, verify_day
 from twintape.columns.witness import partial_levels
+from twintape.columns.worth import line_values
 from twintape.core import segment
 from twintape.core.errors import CorruptionError, WireError
-from twintape.core.evidence import Checkpoints, PartialBooks, Sanity, Tickers, Windows
+from twintape.core.evidence import Checkpoints, LineValue, PartialBooks, Sanity, Tickers, Windows
 from twintape.core.manifest import (
     BookDigest,
     EpochStart,
@@ -133,6 +134,7 @@ class DayResult:
     windows: Windows | None = None
     sanity: Sanity | None = None
     lines: list[LineStatistics] = field(default_factory=list)
+    redundancy: list[LineValue] = field(default_factory=list)
     fates: Fates = field(default_factory=Fates)
 
 
@@ -245,6 +247,7 @@ def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
         windows=day.windows,
         sanity=day.sanity,
         lines=findings.line_statistics(day),
+        redundancy=line_values(day),
         fates=fates,
     )
 

@@ -21,6 +21,7 @@ from twintape.io.batch import Batch, pins, unreadable_reasons, unspliced_reasons
 from twintape.io.catalog import Head, RawSegment
 from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import DayResult, DayTask
+from twintape.io.outages import Note, notes_of, with_notes
 from twintape.io.ports import Disk
 
 __all__ = ["proof_of"]
@@ -95,7 +96,7 @@ def proof_of(
         path=result.path,
         switches=result.switches,
         overlaps=result.overlaps,
-        gaps=result.gaps,
+        gaps=with_notes(result.gaps, _notes(scratch, batch, result, sources), parent_gaps),
         closed_gaps=[gap for gap in parent_gaps if (gap.after_update_id, gap.next_prev_update_id) not in gaps_now],
         epochs=result.epochs,
         book_unknown=result.book_unknown,
@@ -106,6 +107,7 @@ def proof_of(
         sanity=result.sanity,
         verification=verification,
         lines=with_clocks(result.lines, _clocks(scratch, batch, head if carried else None, sources)),
+        redundancy=result.redundancy,
         fates=result.fates,
         inputs=sorted(inputs, key=lambda source: source.key),
         unreadable=batch.view.unreadable,
@@ -131,6 +133,17 @@ def _clocks(
         if key not in batch.clocks:
             batch.clocks[key] = clock_of(scratch, batch.path(key), raw.index, batch.date)
         yield raw.key.collector, batch.clocks[key]
+
+
+def _notes(scratch: Disk, batch: Batch, result: DayResult, sources: Sequence[RawSegment]) -> dict[str, list[Note]]:
+    """Return what the collectors noted about their connections, by collector; nobody asks where there is no gap."""
+    found: dict[str, list[Note]] = {}
+    for raw in sources if any(gap.lines for gap in result.gaps) else ():
+        key = raw.info.key
+        if key not in batch.notes:
+            batch.notes[key] = notes_of(scratch, batch.path(key), raw.index)
+        found.setdefault(raw.key.collector, []).extend(batch.notes[key])
+    return found
 
 
 def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:
