@@ -23,6 +23,7 @@ class Case:
         faults: What happens meanwhile, by position in the recording.
         snapshots_min: So many snapshots a client needs that notices all of it.
         tls: Whether the client insists on TLS.
+        deflate: Whether permessage-deflate is granted to clients that offer it.
         pace: How much slower than the recording's usual speed, for clients that cannot follow it.
         kept: The client forgets levels beyond its best so many a side; None if it keeps all.
     """
@@ -36,6 +37,7 @@ class Case:
     faults: Sequence[Fault] = ()
     snapshots_min: int = 1
     tls: bool = False
+    deflate: bool = False
     pace: float = 1.0
     kept: int | None = None
 
@@ -63,6 +65,7 @@ SLOW = {"pace": 0.35, "kept": 900}
 
 CASES = (
     _case("python-binance/socket", "python_binance_socket", "spot", "depth_socket"),
+    _case("python-binance/deflate", "python_binance_socket", "spot", "and permessage-deflate", deflate=True),
     _case("python-binance/futures", "python_binance_socket", "usdm", "futures_multiplex_socket on /public"),
     _case("python-binance/cache", "python_binance_cache", "spot", "DepthCacheManager"),
     _case("python-binance/cache-rst", "python_binance_cache", "spot", "and a reset", faults=RST, snapshots_min=2),

@@ -88,7 +88,13 @@ async def run_case(case: Case, python: Path, *, synthetic: bool, directory: Path
     played = open_recording(case.recording, synthetic=synthetic)
     tls, authority = make_authority(directory) if case.tls else (None, None)
     config = ExchangeConfig(
-        [played.source], [GatewayOptions()], case.faults, speed=played.speed * case.pace, wait_clients=1, tls=tls
+        [played.source],
+        [GatewayOptions()],
+        case.faults,
+        speed=played.speed * case.pace,
+        wait_clients=1,
+        tls=tls,
+        deflate=case.deflate,
     )
     started = time.monotonic()
     async with SimulatedExchange(config) as exchange:
@@ -175,9 +181,8 @@ def table(outcomes: Sequence[Outcome], versions: Mapping[str, str]) -> str:
         faults = " ".join(f"{fault.kind} {fault.start:g}-{fault.stop:g}" for fault in case.faults) or "-"
         levels = str(outcome.book.size) if outcome.book is not None else "-"
         counts = (str(outcome.connections), str(outcome.snapshots), levels, f"{outcome.seconds:.0f}")
-        rows.append(
-            (case.name, versions[case.name], outcome.played, faults, *counts, "DIFFERENT" if outcome.problems else "identical")
-        )
+        verdict = "identical" if not outcome.problems else "DIFFERENT" if outcome.book is not None else "FAILED"
+        rows.append((case.name, versions[case.name], outcome.played, faults, *counts, verdict))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -205,9 +210,12 @@ def main() -> int:
         return 0 if options.list else 2
     outcomes = []
     for case in chosen:
-        python = environment(case.peer, options.cache, options.python)
-        with tempfile.TemporaryDirectory(prefix="twintape-peer-") as directory:
-            outcome = asyncio.run(run_case(case, python, synthetic=options.synthetic, directory=Path(directory)))
+        try:
+            python = environment(case.peer, options.cache, options.python)
+            with tempfile.TemporaryDirectory(prefix="twintape-peer-") as directory:
+                outcome = asyncio.run(run_case(case, python, synthetic=options.synthetic, directory=Path(directory)))
+        except (OSError, subprocess.CalledProcessError) as error:
+            outcome = Outcome(case, "-", 0.0, [f"no environment: {error}"])
         print(f"{case.name}: {chr(10).join(outcome.problems) or 'identical'} ({outcome.seconds:.0f} s)", flush=True)
         outcomes.append(outcome)
     print("\n" + table(outcomes, {case.name: version_of(case) for case in chosen}))
