@@ -53,7 +53,7 @@ def test_symbols_and_options_become_settings(invoke):
 
 def test_a_symbol_alone_is_enough(invoke):
     settings = invoke("BTCUSDT")[0]["settings"]
-    assert (settings.store, settings.spool) == ("file://./twintape-store", "./twintape-spool")
+    assert (settings.store, settings.spool) == ("./twintape-store", "./twintape-spool")
     assert settings.markets[0].stream_names() == ["btcusdt@depth@100ms"]
     assert settings.collector
 

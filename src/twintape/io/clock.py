@@ -27,6 +27,8 @@ CHRONY_EVERY_S = 60.0
 CHRONY_TIMEOUT_S = 5.0
 CHRONY_VALID_NS = 150 * 1_000_000_000
 """What chrony said is not repeated longer than this after it has fallen silent."""
+LOCAL_REFERENCE = "7F7F0101"
+"""What a daemon with the directive `local` and without a server follows: its own clock, to which it is exact."""
 UNKNOWN = ClockQuality(None, None, "none")
 
 
@@ -85,6 +87,8 @@ def chrony_quality(text: str) -> ClockQuality | None:
         return None
     if fields[13] == "Not synchronised":
         return ClockQuality(None, None, "chrony: unsynchronised")
+    if fields[0] == LOCAL_REFERENCE:
+        return ClockQuality(None, None, "chrony: follows itself")
     try:
         offset_s, delay_s, dispersion_s = float(fields[4]), float(fields[10]), float(fields[11])
     except ValueError:
