@@ -30,6 +30,7 @@ from expected import Book, book_of, differences, expected_book
 from recordings import Played, open_recording
 
 from twintape.core.gateway import FaultKind, GatewayOptions
+from twintape.core.markets import RULES
 from twintape.io.exchange import ExchangeConfig, SimulatedExchange
 from twintape.io.exchange_gateway import Gateway
 
@@ -87,14 +88,18 @@ async def run_case(case: Case, python: Path, *, synthetic: bool, directory: Path
     """Play the case's recording to its driver and judge the book that comes back."""
     played = open_recording(case.recording, synthetic=synthetic)
     tls, authority = make_authority(directory) if case.tls else (None, None)
+    speed = played.speed * case.pace
+    rules = RULES[played.recording.market]
     config = ExchangeConfig(
         [played.source],
         [GatewayOptions()],
         case.faults,
-        speed=played.speed * case.pace,
+        speed=speed,
         wait_clients=1,
         tls=tls,
         deflate=case.deflate,
+        # A minute of the recording is over sooner, and with it the budget: who asks again at every event would ban itself.
+        weight_budgets={rules.weight_pool: int(rules.weight_per_minute * max(1.0, speed))},
     )
     started = time.monotonic()
     async with SimulatedExchange(config) as exchange:

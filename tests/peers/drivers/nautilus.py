@@ -30,7 +30,10 @@ class Follower(Actor):
         book = self.cache.order_book(instrument_id)
         patience.check(book.sequence)
         if book.sequence >= task.final_update_id:
-            sides = [[(level.price, level.size()) for level in side] for side in (book.bids(), book.asks())]
+            # A level's own size is a float; that of its one order is exact.
+            sides = [
+                [(level.price, order.size) for level in side for order in level.orders()] for side in (book.bids(), book.asks())
+            ]
             finish(book.sequence, *sides)
 
 
