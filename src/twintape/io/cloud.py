@@ -6,9 +6,11 @@ ends in "already exists"; a prefix lists whole path parts only; a missing object
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -25,6 +27,9 @@ __all__ = ["ObstoreStore", "open_cloud_store"]
 
 RETRIES_MAX = 5
 RETRY_TIMEOUT = timedelta(seconds=60)
+ATTEMPTS_MAX = 3
+"""How often we send a request whose failure the library passes on without a retry of its own: a connection that ends within an answer."""
+ATTEMPT_DELAY_S = 0.2
 REQUEST_TIMEOUT = timedelta(seconds=120)
 CONNECT_TIMEOUT = timedelta(seconds=10)
 ERROR_TEXT_MAX = 400
@@ -33,6 +38,7 @@ SECRET_SIZE_MIN = 3
 
 UNSUPPORTED_HINT = "`twintape doctor` says what this store can do"
 
+_RETRIED = re.compile(r"after \d+ retries")
 _UNSUPPORTED = re.compile(r"status code: 501\b|<Code>NotImplemented</Code>|non-partial response")
 _PLACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}(/[^?#@\s]*)?")
 _SECRET_NAME = re.compile(r"key|secret|token|password|credential|sas|account", re.IGNORECASE)
@@ -122,7 +128,7 @@ class ObstoreStore:
         """Put `data` under `key` unless an object is there; an unclear outcome is decided by reading it back."""
         check_key(key)
         try:
-            await self._run(key, obstore.put_async(self._backend, key, data, mode="create", use_multipart=False))
+            await self._ask(key, lambda: obstore.put_async(self._backend, key, data, mode="create", use_multipart=False))
         except StoreError as failure:
             if not (isinstance(failure, AlreadyExistsError) or failure.retryable):
                 raise
@@ -131,7 +137,7 @@ class ObstoreStore:
 
     async def get(self, key: str) -> bytes:
         """Return the whole object."""
-        return await self._run(key, self._get(check_key(key)))
+        return await self._ask(key, lambda: self._get(check_key(key)))
 
     async def _get(self, key: str, options: Any = None) -> bytes:
         answer = await obstore.get_async(self._backend, key, options=options)
@@ -145,7 +151,7 @@ class ObstoreStore:
             return b""
         wanted: Any = {"range": {"suffix": -start}} if start < 0 else {"range": (start, start + size)}
         try:
-            found = await self._run(key, self._get(key, wanted))
+            found = await self._ask(key, lambda: self._get(key, wanted))
         except NotFoundError:
             raise
         except StoreError:
@@ -158,27 +164,58 @@ class ObstoreStore:
 
     async def head(self, key: str) -> ObjectInfo:
         """Return the object's size and time."""
-        meta = await self._run(key, obstore.head_async(self._backend, check_key(key)))
+        meta = await self._ask(key, lambda: obstore.head_async(self._backend, check_key(key)))
         return ObjectInfo(key, meta["size"], _nanoseconds(meta))
 
     async def list(self, prefix: str) -> AsyncIterator[ObjectInfo]:
         """Yield the objects whose key starts with `prefix`, in the store's order."""
-        pages = obstore.list(self._backend, "/".join(check_prefix(prefix)) or None).__aiter__()
+        directory = "/".join(check_prefix(prefix)) or None
+        last: str | None = None
+        pages = obstore.list(self._backend, directory).__aiter__()
+        for attempt in itertools.count(1):
+            try:
+                async for meta in self._metas(prefix, pages):
+                    last = meta["path"]
+                    if last.startswith(prefix):
+                        yield ObjectInfo(last, meta["size"], _nanoseconds(meta))
+                return
+            except StoreError as error:
+                if not self._worth_asking(error, attempt):
+                    raise
+            await asyncio.sleep(ATTEMPT_DELAY_S * attempt)
+            # Keys come in order, so that it can go on behind the last one.
+            pages = obstore.list(self._backend, directory, offset=last).__aiter__()
+
+    async def _metas(self, prefix: str, pages: Any) -> AsyncIterator[Any]:
         while True:
             try:
                 page = await self._run(prefix, pages.__anext__())
             except StopAsyncIteration:
                 return
             for meta in page:
-                if meta["path"].startswith(prefix):
-                    yield ObjectInfo(meta["path"], meta["size"], _nanoseconds(meta))
+                yield meta
 
     async def delete(self, key: str) -> None:
         """Delete the object; deleting an absent one is no error."""
         try:
-            await self._run(key, obstore.delete_async(self._backend, check_key(key)))
+            await self._ask(key, lambda: obstore.delete_async(self._backend, check_key(key)))
         except NotFoundError:
             return
+
+    async def _ask(self, key: str, request: Callable[[], Awaitable[T]]) -> T:
+        """Send a request that may be repeated: all of ours, for a put under the same key has the same bytes."""
+        for attempt in itertools.count(1):
+            try:
+                return await self._run(key, request())
+            except StoreError as error:
+                if not self._worth_asking(error, attempt):
+                    raise
+            await asyncio.sleep(ATTEMPT_DELAY_S * attempt)
+        raise AssertionError("counting has no end")
+
+    @staticmethod
+    def _worth_asking(error: StoreError, attempt: int) -> bool:
+        return error.retryable and attempt < ATTEMPTS_MAX and _RETRIED.search(str(error)) is None
 
     async def _run(self, key: str, request: Awaitable[T]) -> T:
         try:

@@ -339,6 +339,12 @@ async def _merge_or_tell(run: MergeRun, batch: Batch, symbol: str, stream: str) 
     """Merge a stream's day; one that cannot be merged must not keep the others from it."""
     try:
         return await _merge_stream(run, batch, symbol, stream)
+    except NotFoundError:
+        # A prune has collected what this merge wrote or read. It may do so only where another merge took the generation's slot.
+        winner = await _proven_meanwhile(run, batch, symbol, stream)
+        if winner is None:
+            raise
+        return winner
     except CorruptionError as error:
         head = batch.heads.get((symbol, stream, batch.date))
         key, status, generation = (None, None, 0) if head is None else (head.key, head.proof.status, head.proof.generation)

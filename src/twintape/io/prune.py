@@ -190,7 +190,10 @@ async def _shared_reason(store: Store, raw: RawSegment, proofs: Sequence[Proof])
     for proof in proofs:
         days.setdefault((proof.symbol, proof.stream), []).append(proof)
     shared = {day: found for day, found in days.items() if len(found) > 1}
-    data = await store.get(raw.info.key) if shared else b""
+    try:
+        data = await store.get(raw.info.key) if shared else b""
+    except NotFoundError:
+        return "it is gone: another prune was faster"
     for (symbol, stream), found in shared.items():
         archived: list[Chunk] = []
         for proof in found:
@@ -283,7 +286,10 @@ async def _plan_outputs(
                 plan.kept.append(Kept(key=info.key, reason=f"the outputs of {head.key} could not be verified"))
                 continue
             why = "abandoned" if head.proof.generation == key.generation else "superseded"
-            data = await run.store.get(info.key)
+            try:
+                data = await run.store.get(info.key)
+            except NotFoundError:
+                continue  # LIST showed a ghost, or another prune was faster
             plan.delete.append(Deletion(key=info.key, size=info.size, sha256=digest(data), why=why, proofs=[head.key]))
 
 
