@@ -109,7 +109,7 @@ async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0,
             batch = batches[number % BATCHES]
             size = sum(len(frame) for _, frame in batch)
             lines = [(now_ns + index, frame) for index, (_, frame) in enumerate(batch)]
-            writer.write(Market.SPOT, 1, lines, size)
+            writer.write_all(Market.SPOT, [(1, lines, size)])
             full += writer.full
             written += size
             number += 1

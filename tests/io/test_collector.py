@@ -125,6 +125,7 @@ async def test_what_is_recorded_equals_the_tape_and_a_stop_seals_and_uploads(tmp
     frames = write_tape(tmp_path / "tape")
     async with SimulatedExchange(play(tmp_path / "tape")) as exchange, collector(tmp_path, exchange) as process:
         await asyncio.wait_for(exchange.wait_ended(), 30)
+        await wait_until(lambda: exchange.status()["gateways"][0]["snapshots"] >= 2, 30)
         await asyncio.sleep(0.2)
         assert await stop(process) == 0
     recording = Recording(tmp_path)

@@ -41,6 +41,8 @@ LINE_OVERHEAD = 21
 """The most bytes a line has beside its frame."""
 Batch = tuple[int, Sequence[Line], int]
 """A connection's number, lines of it, and the sum of their frames' bytes."""
+_GOLDEN_PERMILLE = 618
+"""Multiples of it, modulo 1000, spread evenly, however many there are."""
 ATTEMPTS = 2
 """A segment that fails is followed by one new segment at once; if that fails too, the next `sync` tries again."""
 
@@ -50,7 +52,8 @@ class SpoolLimits:
     """How long and how much.
 
     Attributes:
-        segment_age_ns: A segment is sealed this long after its first line.
+        segment_age_ns: A segment is sealed this long after its first line, or, where those of several connections begin together, down to
+            half as long, so that the work is spread.
         segment_size: Or when its text has this many bytes.
         budget_size: What the spools that share a budget may occupy together; from there on new lines are only held in memory.
         reserve_size: What stays free on the volume all the same: sealing and uploading what is there needs some room.
@@ -74,6 +77,7 @@ class _Active:
     watch: HourWatch
     opened_ns: int
     last_ns: int
+    age_ns: int  # when it is old enough to be sealed
     line_count: int = 0
     size: int = 0
     synced_size: int = 0
@@ -95,6 +99,7 @@ class _Connection:
     failed: list[Retired] = field(default_factory=list)
     lost: tuple[int, int, int] | None = None  # first and last receive time, number of lines
     closing: bool = False
+    together: bool = True  # whether its next segment begins when those of other connections do
 
 
 class Spool:
@@ -250,7 +255,7 @@ class Spool:
             self._flush(state)
             self._leave(state)
             active = state.active
-            if active is not None and now_ns - active.opened_ns >= self._limits.segment_age_ns:
+            if active is not None and now_ns - active.opened_ns >= active.age_ns:
                 self._end(state, now_ns, "segment age")
         return self._shelf.drain()
 
@@ -353,8 +358,10 @@ class Spool:
             self._held_size -= _size(state.held[:count])
             del state.held[:count]
             full = active.size >= self._limits.segment_size
-            if (full or state.held) and not self._end(state, 0, "size" if full else "hour"):
-                attempts -= 1
+            if full or state.held:
+                state.together = not full
+                if not self._end(state, 0, "size" if full else "hour"):
+                    attempts -= 1
         if not state.held:
             self._release_failed(state)
 
@@ -392,7 +399,7 @@ class Spool:
         state.sequence += 1
         path = active_path(self._market, self._run, state.number, state.sequence)
         file = self._disk.append(path)
-        active = state.active = _Active(path, file, HourWatch(self._event_time_us), now_ns, now_ns)
+        active = state.active = _Active(path, file, HourWatch(self._event_time_us), now_ns, now_ns, self._age_ns(state))
         line = wire.open_line(
             collector=self._collector,
             market=self._market,
@@ -406,6 +413,14 @@ class Spool:
         )
         self._put(active, format_line(now_ns, line))
         return active
+
+    def _age_ns(self, state: _Connection) -> int:
+        """Return how old the next segment may become; segments that begin together, at the start or with the hour, do not end so."""
+        age_ns = self._limits.segment_age_ns
+        if not state.together:
+            return age_ns
+        state.together = False
+        return age_ns - age_ns * ((state.number - 1) * _GOLDEN_PERMILLE % 1000) // 2000
 
     def _put(self, active: _Active, data: bytes) -> None:
         size = active.file.write(data)
