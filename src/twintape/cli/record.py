@@ -194,6 +194,9 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from twintape.io.store import open_store
     from twintape.io.upload import upload_one
 
+    if settings.metrics_port:  # it takes long to load, and nothing must wait for it that has begun
+        from twintape.io.status import StatusServer
+
     clock, disk, run, draw = SystemClock(), PosixDisk(settings.spool), secrets.token_hex(16), random.SystemRandom().random
     store = open_store(settings.store)
     egress = egress_of(settings.proxy, settings.source_address, os.environ)
@@ -237,8 +240,6 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
         lag = asyncio.create_task(watch_loop(clock, collector.loop_lag))
         stack.callback(lag.cancel)
         if settings.metrics_port:
-            from twintape.io.status import StatusServer
-
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port, log_dropped=lambda: stream.dropped))
         if terminal is not None:
             live = asyncio.create_task(_live_line(collector, terminal.console))
