@@ -10,6 +10,7 @@ try:
 
     from twintape import __version__
     from twintape.cli.common import guarded
+    from twintape.cli.compare import compare
     from twintape.cli.demo import demo
     from twintape.cli.doctor import doctor
     from twintape.cli.exchange import exchange
@@ -54,6 +55,7 @@ app.command()(ls)
 app.command()(inspect)
 app.command()(cat)
 app.command()(book)
+app.command()(compare)
 app.command()(exchange)
 app.command()(demo)
 app.command()(simulate)

@@ -12,7 +12,7 @@ from twintape.core.manifest import ClockStatistics, LineStatistics
 from twintape.core.wire import TWINTAPE, parse_control
 from twintape.io.ports import Disk
 
-__all__ = ["clock_of", "joined", "with_clocks"]
+__all__ = ["clock_of", "joined", "statistics_of", "with_clocks"]
 
 
 def clock_of(disk: Disk, path: str, index: segment.Index, date: str) -> ClockStatistics | None:
@@ -24,10 +24,17 @@ def clock_of(disk: Disk, path: str, index: segment.Index, date: str) -> ClockSta
     blocks = [block for stream in index.streams if stream.name == TWINTAPE for block in stream.blocks if block.date == date]
     found = None
     for block in blocks:
-        for _, frame in segment.parse_text(segment.read_block(disk.read(path, block.offset, block.size), block)):
-            control = parse_control(frame)
-            if control is not None and control[0] == "clock":
-                found = joined(found, _sample(control[1]))
+        found = joined(found, statistics_of(segment.read_block(disk.read(path, block.offset, block.size), block)))
+    return found
+
+
+def statistics_of(text: bytes) -> ClockStatistics | None:
+    """Return what the clock lines of a text say, or None if there are none."""
+    found = None
+    for _, frame in segment.parse_text(text):
+        control = parse_control(frame)
+        if control is not None and control[0] == "clock":
+            found = joined(found, _sample(control[1]))
     return found
 
 
