@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from support.lines import DATE, Exchange, chunks_of, expanded, files, hear, merge, printed, raw_lines, scene
 from support.tables import changed
 from twintape.columns import expand as module
-from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.expand import Outputs, expand
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.schema import ARRIVAL, DEPTH
@@ -82,6 +81,12 @@ def test_copies_of_ids_that_repeat_in_another_epoch_belong_to_the_nearer_one_in_
         assert raw_lines(expanded(day)) == raw_lines(chunks_of(heard))
 
 
+def test_the_order_of_the_arrival_rows_makes_no_difference():
+    tables = files(merge(chunks_of(many()), Market.SPOT))
+    mixed = changed(tables["arrival"], ARRIVAL, lambda table: table.take(pa.array(range(table.num_rows - 1, -1, -1))))
+    assert raw_lines(expand(Outputs(tables | {"arrival": mixed}), DATE)) == raw_lines(expand(Outputs(tables), DATE))
+
+
 def test_an_arrival_row_without_its_depth_row_is_corrupt():
     tables = files(merge(chunks_of(many()), Market.SPOT))
     for broken in (
@@ -113,45 +118,6 @@ def test_a_damaged_file_is_corrupt():
         with pytest.raises(CorruptionError):
             expand(Outputs(tables | {name: tables[name][:-9]}), DATE)
     assert set(tables) == {"depth", "arrival", "verbatim"}
-
-
-# --- multisets -----------------------------------------------------------------------------------------------------------------
-
-texts = st.lists(st.sampled_from([b"1 a", b"1 b", b"2 a", b"", b"1 aa"]), max_size=8)
-
-
-@settings(max_examples=100, deadline=None)
-@given(texts, texts)
-def test_missing_lines_are_the_difference_of_the_multisets(whole, part):
-    def chunk(lines):
-        return [constant(b"".join(line + b"\n" for line in lines))]
-
-    left, strangers = missing_lines(digest_lines(chunk(whole)), digest_lines(chunk(part)))
-    assert Counter(whole[k] for k in left.tolist()) == Counter(whole) - Counter(part)
-    assert strangers == (Counter(part) - Counter(whole)).total()
-
-
-def test_the_same_line_of_another_connection_is_another_line():
-    one = digest_lines([constant(b"1 a\n")])
-    for other in (constant(b"1 a\n", "paris"), constant(b"1 a\n", connection="0000aaaa-2")):
-        left, strangers = missing_lines(one, digest_lines([other]))
-        assert (left.tolist(), strangers) == ([0], 1)
-
-
-def test_a_digest_says_where_its_line_stands():
-    chunks = [constant(b"1 a\n22 bb\n"), constant(b""), constant(b"3 c\n")]
-    found = digest_lines(chunks)
-    places = zip(found.chunk.tolist(), found.offset.tolist(), found.length.tolist(), strict=True)
-    assert [chunks[c].load()[o : o + n] for c, o, n in places] == [b"1 a", b"22 bb", b"3 c"]
-    assert len(digest_lines([]).digest) == 0
-
-
-def test_the_kernel_does_what_its_python_says():
-    whole = np.array([(1, 1), (1, 2), (2, 0), (2, 0)], np.uint64)
-    part = np.array([(0, 9), (1, 2), (2, 0), (3, 0)], np.uint64)
-    found = [np.zeros(4, bool), np.zeros(4, bool)]
-    assert module._match(whole, part, found[0]) == module._match.py_func(whole, part, found[1]) == 2
-    assert found[0].tolist() == found[1].tolist() == [False, True, True, False]
 
 
 def test_typed_rows_and_their_copies_come_back():

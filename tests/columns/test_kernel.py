@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from twintape.columns import kernel
-from twintape.columns.kernel import digits, hash_lines, hash_ranges, same_bytes
+from twintape.columns.kernel import digits, hash_line, hash_lines, hash_seed, same_bytes
 
 SETTINGS = settings(max_examples=200, deadline=None, derandomize=True)
 
@@ -40,6 +40,21 @@ def put_bytes(out, position, source, start, stop):
 @numba.njit
 def bits_around(word):
     return kernel.first_bit(word), kernel.zeros_above(word)
+
+
+@numba.njit
+def hash_body(text, start, stop):
+    return kernel.hash_body(text, start, stop)
+
+
+@numba.njit
+def hash_around(text, head, tail, body, seed):
+    return kernel.hash_around(text, head, tail, body, seed)
+
+
+@numba.njit
+def not_digits(word):
+    return kernel.not_digits(word)
 
 
 def array(text: bytes):
@@ -91,30 +106,50 @@ def test_same_bytes_is_true_only_for_equal_bytes(text, start, place, value):
     assert not same_bytes(array(text), start, array(b"__" + text[start:] + b"x" + bytes(8)), 2, stop + 1)
 
 
+def hashed(text, start=0, stop=None, seed=("tokyo", "1")):
+    return tuple(int(part) for part in hash_line(array(text), start, len(text) if stop is None else stop, *hash_seed(*seed)))
+
+
 @SETTINGS
-@given(st.binary(max_size=40), st.binary(max_size=40), st.binary(max_size=8))
-def test_a_hash_depends_on_the_two_texts_and_on_nothing_around_them(bids, asks, around):
-    def hashed(text, *ranges):
-        return tuple(int(part) for part in hash_ranges(array(text), *ranges))
-
-    alone = hashed(bids + asks, 0, len(bids), len(bids), len(bids) + len(asks))
-    start, middle = len(around), 2 * len(around) + len(bids)
-    assert hashed(around + bids + around + asks + around, start, start + len(bids), middle, middle + len(asks)) == alone
-    ask_first = hashed(asks + around + bids, len(asks + around), len(asks + around + bids), 0, len(asks))
-    assert ask_first == alone
+@given(st.text("ab[]", max_size=90).map(str.encode), st.binary(max_size=9), st.binary(max_size=9))
+def test_a_digest_depends_on_the_line_and_on_nothing_around_it(line, before, behind):
+    alone = hashed(line)
+    assert hashed(before + line + behind, len(before), len(before) + len(line)) == alone
 
 
-def test_texts_that_differ_in_one_bit_or_in_where_they_are_cut_have_other_hashes_in_both_halves():
-    text = b'[["61737.63000000","0.00000000"],["61730.17000000","1.50000000"]][["1","2"]]'
-    variants = [text, text + b"\x00", text[:-1]]
-    for bit in range(8 * len(text)):
-        changed = bytearray(text)
+@SETTINGS
+@given(
+    st.text("ab[]", max_size=90).map(str.encode),
+    st.text("ab", max_size=20).map(str.encode),
+    st.text("ab", max_size=9).map(str.encode),
+)
+def test_a_digest_follows_from_the_body_and_what_stands_around_it(inner, head, tail):
+    body = b"[" + inner + b"]"
+    line = head + body + tail
+    bodies = tuple(map(np.uint64, hash_body(array(line), len(head), len(head + body))))
+    assert hashed(line)[2:] == hashed(body)[2:] == tuple(map(int, bodies))
+    around = hash_around(array(head + tail), (0, len(head)), (len(head), len(head + tail)), bodies, hash_seed("tokyo", "1"))
+    assert hashed(line)[:2] == tuple(map(int, around))
+
+
+def test_a_line_without_brackets_or_with_wrong_ones_has_an_empty_body():
+    empty = hashed(b"")[2:]
+    for line in (b"", b"a", b"]a[", b"[", b"]", b"12345678]2345678[", b"1 " * 40):
+        assert hashed(line)[2:] == empty
+    assert hashed(b"[]")[2:] != empty
+
+
+def test_every_bit_every_length_and_every_place_of_the_body_decides_all_four_hashes():
+    body = b'[["61737.63000000","0.00000000"],["61730.17000000","1.50000000"],["1","2"]],"a":[["5","6"]]'
+    variants = [body, body[:-1] + b" ]", body[:-1] + b"\x00]"]
+    for bit in range(8, 8 * (len(body) - 1)):
+        changed = bytearray(body)
         changed[bit // 8] ^= 1 << bit % 8
-        variants.append(bytes(changed))
-    seen = [hash_ranges(array(variant), 0, 65, 65, len(variant)) for variant in variants]
-    seen += [hash_ranges(array(text), 0, cut, cut, len(text)) for cut in range(len(text)) if cut != 65]
-    assert len({int(first) for first, _ in seen}) == len(seen)
-    assert len({int(second) for _, second in seen}) == len(seen)
+        if changed[bit // 8] not in b"[]" and body[bit // 8] not in b"[]":
+            variants.append(bytes(changed))
+    seen = [hashed(b"17 " + variant + b"}") for variant in variants]
+    for part in range(4):
+        assert len({found[part] for found in seen}) == len(variants)
 
 
 @SETTINGS
@@ -150,16 +185,44 @@ def test_bits_are_found_at_both_ends_of_a_word():
 
 
 def test_every_byte_of_a_line_its_length_and_the_seed_decide_its_hash():
-    """Lines of all lengths around a word, each changed in every byte, under two seeds: no two digests are equal."""
-    lines = [bytes(range(1, size + 1)) for size in range(26)]
+    """Lines of all lengths around a word and around four, each changed in every byte, under two seeds: no two digests are equal."""
+    lines = [bytes(range(1, size + 1)) for size in (*range(26), *range(60, 75))]
     lines += [line[:at] + bytes([line[at] ^ 0x80]) + line[at + 1 :] for line in lines for at in range(len(line))]
     text = b"".join(lines)
     stops = np.cumsum([len(line) for line in lines])
     starts = stops - np.array([len(line) for line in lines])
     seen = set()
-    for seed in (b"tokyo\n1\n", b"paris\n1\n"):
+    for collector in ("tokyo", "paris"):
         out = np.zeros((len(lines), 2), np.uint64)
-        hash_lines(np.frombuffer(text, np.uint8), starts, stops, np.frombuffer(seed, np.uint8), out)
+        hash_lines(np.frombuffer(text, np.uint8), starts, stops, *hash_seed(collector, "1"), out)
         seen |= {(int(a), int(b)) for a, b in out}
         assert len(set(out[:, 0].tolist())) == len(set(out[:, 1].tolist())) == len(lines)
     assert len(seen) == 2 * len(lines)
+
+
+@SETTINGS
+@given(st.binary(min_size=8, max_size=8))
+def test_what_is_no_digit_is_marked_from_the_first_byte_on(text):
+    digit = [48 <= byte <= 57 for byte in text]
+    marks = int(not_digits(np.uint64(int.from_bytes(text, "little"))))
+    first = digit.index(False) if False in digit else 8
+    assert marks & ((1 << 8 * first) - 1) == 0
+    assert first == 8 or marks >> 8 * first & 0xFF == 0x80
+
+
+def test_cached_code_is_stamped_with_the_source_of_the_whole_package():
+    stamp = kernel.hash_line._cache._cache_file._source_stamp
+    assert stamp[1] == kernel._sources_sha256() == kernel._SOURCES
+    assert stamp[0] != stamp[1], "numba's own"
+
+
+def test_without_a_cache_that_can_be_stamped_nothing_is_cached(monkeypatch):
+    made = []
+
+    def njit(**options):
+        made.append(options["cache"])
+        return lambda function: function
+
+    monkeypatch.setattr(numba, "njit", njit)
+    assert kernel.kernel(array) is array
+    assert made == [True, False]

@@ -1,12 +1,16 @@
 """All lines of a day as one table, and which frames belong to the day."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.lines import BEFORE, BEHIND, DATE, MIDNIGHT_US, Exchange, Heard, chunks_of, hear, printed, scene
-from twintape.columns.lines import DAY_US, Chunk, ChunkTexts, day_bounds, midnight_us, read_lines
+from twintape.columns import lines as module
+from twintape.columns.lines import DAY_US, RUN_MAX, Chunk, ChunkTexts, day_bounds, midnight_us, read_lines
+from twintape.columns.templates import TemplateSet
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
 
@@ -93,6 +97,51 @@ def test_frames_one_connection_heard_at_one_time_are_ordered_by_what_they_say():
         lines, chunks = lines_of(heard, Market.USDM)
         orders.append(ChunkTexts(chunks).lines(lines.chunk, lines.offset, lines.length))
     assert orders[0] == orders[1]
+
+
+def test_headers_that_are_there_are_not_read_from_the_text_again():
+    chunks = chunks_of(hear(printed(Exchange(Market.SPOT, 1, 6).events(3))))
+
+    def refuse():
+        raise AssertionError("the text was read")
+
+    def swept(chunk):
+        headers = chunk.read(Market.SPOT, TemplateSet())
+        return replace(chunk, load=refuse, headers=lambda: headers)
+
+    found = read_lines([swept(chunk) for chunk in chunks], Market.SPOT, start_update_id=None)
+    expected = read_lines(chunks, Market.SPOT, start_update_id=None)
+    assert (found.final.tolist(), found.templates) == (expected.final.tolist(), expected.templates)
+
+
+def test_of_too_many_templates_those_that_are_kept_do_not_depend_on_the_order_of_chunks(monkeypatch):
+    monkeypatch.setattr(module, "TEMPLATES_MAX", 2)
+    texts = [Exchange(Market.SPOT, 1, 3).event(k, k + 1).print(extra=f'"x":{k},') for k in range(3)]
+    found = []
+    for order in (1, -1):
+        lines = read_lines(chunks_of(hear(texts[::order]), sizes=[1]), Market.SPOT, start_update_id=None)
+        assert len(lines.templates) == 2
+        found.append((lines.templates, lines.template.tolist()))
+    assert found[0] == found[1]
+    assert sorted(found[0][1]) == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("count", [RUN_MAX, RUN_MAX + 8])
+def test_many_frames_of_one_id_are_sorted_like_few(count):
+    text, other = printed(Exchange(Market.SPOT, 1, 2).events(1))
+    heard = [Heard("tokyo", "0000aaaa-1", 1000 - k, text) for k in range(count)] + [Heard("paris", "0000bbbb-1", 5, text)]
+    lines = read_lines(chunks_of([*heard, Heard("tokyo", "0000aaaa-1", 2, other)]), Market.SPOT, start_update_id=None)
+    assert lines.receive_time_ns.tolist() == [5, *range(1001 - count, 1001), 2]
+    assert lines.group.tolist() == [0] * (count + 1) + [1]
+
+
+def test_frames_that_do_not_fit_are_undecodable():
+    chunks = chunks_of(hear(printed(Exchange(Market.SPOT, 1, 9).events(3))))
+    whole = read_lines(chunks, Market.SPOT, start_update_id=None)
+    place = (int(whole.chunk[1]), int(whole.offset[1]))
+    lines = read_lines(chunks, Market.SPOT, start_update_id=None, misfits={place})
+    assert lines.blind == 1
+    assert (lines.chunk[0], lines.offset[0], lines.template[0], lines.epoch[0], lines.group[0]) == (*place, -2, -1, -1)
 
 
 def test_no_chunks_are_an_empty_table():

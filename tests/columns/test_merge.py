@@ -135,6 +135,10 @@ def test_more_events_than_a_row_group_holds_are_written_in_several(monkeypatch):
     small = merge(chunks_of(heard), Market.SPOT, snapshots=[exchange.snapshot(1011)])
     monkeypatch.undo()
     assert files(small) == files(merge(chunks_of(heard), Market.SPOT, snapshots=[exchange.snapshot(1011)]))
+    monkeypatch.setattr(merge_module, "ROW_GROUP_EVENTS", 4)
+    monkeypatch.setattr("twintape.columns.schema.ROW_GROUP_EVENTS", 4)
+    groups = merge(chunks_of(heard), Market.SPOT, snapshots=[exchange.snapshot(1011)])
+    assert rows(groups, "depth") == rows(small, "depth")
 
 
 def test_frames_no_template_prints_are_kept_as_they_came():

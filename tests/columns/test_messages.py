@@ -6,7 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.digests import digest_lines, missing_lines
+from twintape.columns.expand import Outputs, expand
 from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day

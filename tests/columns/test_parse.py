@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.frames import frame, frames, line, mutated
 from support.oracle import decimals, decode_line, mantissa
 from twintape.columns import templates as templates_module
-from twintape.columns.parse import SLOW, UNDECODABLE, Levels, TemplateSet, exponents, frame_of, levels, scan
+from twintape.columns.parse import SLOW, UNDECODABLE, LevelDecoder, Levels, TemplateSet, exponents, frame_of, levels, scan
 from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
@@ -25,6 +25,10 @@ def texts(draw):
     rows = draw(st.lists(st.one_of(frames(market), frames(market), mutated(market)), max_size=8))
     repeated = draw(st.lists(st.sampled_from(rows), max_size=4)) if rows else []
     return market, [line(text, draw(RECEIVE_TIMES)) for _, text in [*rows, *repeated]]
+
+
+def bodies(headers):
+    return list(zip(headers.body_a.tolist(), headers.body_b.tolist(), strict=True))
 
 
 def levels_of(text, headers, templates, market, rows=None, exponent=None):
@@ -56,16 +60,14 @@ def test_headers_say_what_the_slow_decoder_says(case):
         assert frame_of(text, start, len(raw) - 1) == raw.partition(b" ")[2][:-1]
         start += len(raw)
         ids = [getattr(headers, name)[row] for name in ("event_time_us", "transaction_time_us", "prev", "first", "final")]
-        counts = (headers.bid_count[row], headers.ask_count[row])
         needed = (headers.price_decimals[row], headers.quantity_decimals[row])
         if event is None:
             assert headers.template[row] == UNDECODABLE
-            assert (ids, counts, needed, headers.content_hash[row].tolist()) == ([-1] * 5, (0, 0), (0, 0), [0, 0])
+            assert (ids, needed, headers.body_a[row], headers.body_b[row]) == ([-1] * 5, (0, 0), 0, 0)
             continue
         assert headers.template[row] >= SLOW
         transaction_time = -1 if event.transaction_time_us is None else event.transaction_time_us
         assert ids == [event.event_time_us, transaction_time, event.prev_update_id, event.first_update_id, event.final_update_id]
-        assert counts == (len(event.bids), len(event.asks))
         rows = (*event.bids, *event.asks)
         assert needed == tuple(max((decimals(level[place]) for level in rows), default=0) for place in (0, 1))
 
@@ -82,7 +84,7 @@ def test_the_template_of_a_line_does_not_depend_on_the_lines_around_it(case):
         return [templates[code] if code >= 0 else int(code) for code in found.template]
 
     assert shapes(headers, forward) == shapes(reverse, backward)[::-1]
-    assert headers.content_hash.tolist() == reverse.content_hash.tolist()[::-1]
+    assert [bodies(headers), headers.digest_a.tolist()] == [bodies(reverse)[::-1], reverse.digest_a.tolist()[::-1]]
 
 
 @SETTINGS
@@ -168,28 +170,58 @@ def test_templates_beyond_the_limit_go_the_slow_way_and_are_exact_there(monkeypa
     found, _ = levels_of(text, headers, templates, SPOT)
     assert found.bid_price.tolist() == [51] * 4
     assert found.ask_quantity.tolist() == [10] * 4
-    assert len({tuple(row) for row in headers.content_hash.tolist()}) == 1
+    assert len(set(bodies(headers))) == 1
 
 
-def test_equal_levels_have_equal_hashes_however_the_rest_is_printed():
+def test_equal_levels_have_equal_hashes_however_what_stands_around_them_is_printed():
     texts = [
         frame(),
         frame(wrapped=False),
         frame(final=99, event_time="1723161255208000"),
-        frame(extra='"x":1,', keys="a b u U s E e"),
+        frame(extra='"x":1,', keys="u U s E e b a"),
         frame(extra='"x":"\\n",'),
     ]
     headers = scan(b"".join(map(line, texts)), SPOT, TemplateSet())
     assert headers.template.tolist() == [0, 1, 2, 3, SLOW]
-    assert len({tuple(row) for row in headers.content_hash.tolist()}) == 1
+    assert len(set(bodies(headers))) == 1
     others = [
         frame(bids=()),
         frame(asks=()),
         frame(bids=(("5.10", "0.201"),)),
         frame(bids=(("5.20", "1.000"),), asks=(("5.10", "0.200"),)),
     ]
-    hashes = scan(b"".join(map(line, [texts[0], *others])), SPOT, TemplateSet()).content_hash
-    assert len(set(hashes[:, 0].tolist())) == len(set(hashes[:, 1].tolist())) == 5
+    hashes = bodies(scan(b"".join(map(line, [texts[0], *others])), SPOT, TemplateSet()))
+    assert len({first for first, _ in hashes}) == len({second for _, second in hashes}) == 5
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_text_of_more_or_fewer_lines_than_it_is_said_to_have_is_corrupt(count):
+    with pytest.raises(CorruptionError, match=f"not the {count} lines"):
+        scan(line(frame()) + line(frame()), SPOT, TemplateSet(), count=count)
+
+
+def test_headers_have_the_columns_of_their_type_and_no_others():
+    headers = scan(line(frame()), SPOT, TemplateSet())
+    assert headers.final.tolist() == headers.rows["final"].tolist() == [12]
+    with pytest.raises(AttributeError):
+        _ = headers.mood
+
+
+def test_levels_stay_as_they_were_once_the_decoder_has_left_them():
+    text = line(frame())
+    headers = scan(text, SPOT, TemplateSet())
+    decoder = LevelDecoder(SPOT, headers.templates, price_exponent=-2, quantity_exponent=-3)
+
+    def decode():
+        decoder.begin(1, len(text))
+        decoder.add(text, headers.offset, headers.length, headers.template)
+        return decoder.levels()
+
+    first, second = decode(), decode()
+    assert first.bid_price.tolist() == [510]
+    assert np.shares_memory(first.bid_price, second.bid_price)
+    decoder.detach()
+    assert not np.shares_memory(decode().bid_price, second.bid_price)
 
 
 def test_exponents_ask_for_the_decimals_that_are_needed_not_for_those_that_are_printed():

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from support.columns import columns_of
 from support.frames import frame, frames, line, mutated
-from twintape.columns.parse import UNDECODABLE, TemplateSet
-from twintape.columns.render import render, render_lines
+from twintape.columns.kernel import hash_seed
+from twintape.columns.parse import UNDECODABLE, TemplateSet, scan
+from twintape.columns.render import Copies, Printer, body_parts, hash_copies, render, render_lines
 from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
@@ -104,3 +105,71 @@ def test_a_futures_template_without_transaction_time_needs_none():
     asking = [Template(("", "T", ""), 0, 0)]
     with pytest.raises(CorruptionError):
         render(columns, asking)
+
+
+def test_a_printer_prints_again_into_the_same_buffer():
+    columns, templates = one()
+    printer = Printer(templates)
+    first, starts = printer.lines(columns)
+    expected = first.tobytes()
+    again, _ = printer.lines(columns.slice(0, 1))
+    assert (again.tobytes(), np.shares_memory(first, again), starts.tolist()) == (expected, True, [0, len(expected)])
+
+
+# --- copies ------------------------------------------------------------------------------------------------------------------------
+
+
+@SETTINGS
+@given(texts(), st.sampled_from(["", '"x":"]",', '"y":[],']))
+def test_a_copys_digest_is_that_of_its_line_without_printing_its_body(case, extra):
+    market, rows = case
+    seed = hash_seed("paris", "2")
+    for time, text in rows:
+        templates = TemplateSet()
+        own = text.replace(b'"U":', extra.encode() + b'"U":', 1)
+        try:
+            headers, columns = columns_of(line(own, time), market, templates)
+        except WireError:
+            reject()
+        if not len(columns) or columns.template[0] < 0:
+            continue
+        body = np.stack([headers.body_a, headers.body_b], axis=1)
+        copies = Copies(
+            np.zeros(1, np.int64), columns.event_time_us, np.array([17], np.int64), columns.template, np.array([seed], np.uint64)
+        )
+        found = hash_copies(columns, copies, templates.tables, body)
+        expected = scan(line(own, 17), market, templates, seed=seed)
+        plain = body_parts(templates[0])
+        assert plain is None or found.tolist() == [[expected.digest_a[0], expected.digest_b[0]]]
+        assert plain is not None or "[" in "".join(templates[0].parts[:-1:2]) or "E" in templates[0].parts
+
+
+def plain_template(**changes):
+    parts = ('{"E":', "E", ',"U":', "U", ',"u":', "u", ',"b":', "b", ',"a":', "a", "}")
+    return dataclasses.replace(Template(parts, 2, 3), **changes)
+
+
+def test_what_stands_between_the_brackets_says_whether_two_templates_print_the_same_body():
+    plain = plain_template()
+    assert body_parts(plain) == body_parts(plain_template(parts=("<", "E", *plain.parts[2:-1], "}}")))
+    assert body_parts(plain) != body_parts(plain_template(price_decimals=3))
+    for parts in (
+        ("{[", *plain.parts[1:]),
+        (*plain.parts[:-1], "]}"),
+        (*plain.parts[:8], ',"E":', "E", ',"a":', "a", "}"),
+        plain.parts[:8],
+    ):
+        assert body_parts(plain_template(parts=parts)) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "event_time_us"),
+    [({}, 5_001), ({}, -1000), ({"first": np.array([-1])}, 5_000), ({"final": np.array([-1])}, 5_000)],
+)
+def test_a_copy_with_a_number_that_cannot_be_printed_is_corrupt(changes, event_time_us):
+    columns, templates = one(**changes)
+    copies = Copies(
+        np.zeros(1, np.int64), np.array([event_time_us]), np.array([17]), columns.template, np.zeros((1, 2), np.uint64)
+    )
+    with pytest.raises(CorruptionError, match="a copy of row 0"):
+        hash_copies(columns, copies, TemplateSet(templates).tables, np.zeros((1, 2), np.uint64))

@@ -120,6 +120,14 @@ def test_the_bytes_of_a_file_do_not_depend_on_how_the_rows_came(cuts):
     assert written(parts) == LARGE_BYTES
 
 
+def test_rows_wait_until_a_row_group_is_full():
+    with TableWriter(DEPTH, io.BytesIO(), templates=[]) as writer:
+        writer.write(LARGE.slice(0, 100).to_batch())
+        assert writer.pending_rows == 100
+        writer.write(LARGE.slice(0, ROW_GROUP_EVENTS - 100).to_batch())
+        assert writer.pending_rows == 0
+
+
 LARGE = rows(2 * ROW_GROUP_EVENTS + 100)
 LARGE_BYTES = written([LARGE])
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.oracle import cheapest_path
-from twintape.columns.splice import assign_epochs, splice
+from twintape.columns.splice import assign_epochs, never_restarts, splice
 from twintape.core.sequence import coverage
 
 DROP = 1_000_000
@@ -113,3 +113,15 @@ def test_a_late_event_opens_no_epoch():
 def test_yesterdays_last_events_below_the_pinned_start_are_no_restart():
     final = np.array([1_000_000, 9_000_000, 9_500_000], np.int64)
     assert list(assign_epochs(final, np.array([1, 2, 3], np.int64), 9_400_000, drop_ids=DROP)) == [0, 0, 0]
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 4).map(lambda k: k * DROP // 2), st.integers(0, 6)), max_size=10),
+    st.one_of(st.none(), st.integers(0, 5).map(lambda k: k * DROP)),
+)
+def test_ids_are_said_never_to_restart_exactly_where_all_epochs_are_the_first(events, start):
+    final, times = (np.array([event[place] for event in events], np.int64) for place in (0, 1))
+    order = np.argsort(final, kind="stable")
+    expected = not assign_epochs(final, times, start, drop_ids=DROP).any()
+    assert never_restarts(final, times, order, start, drop_ids=DROP) == expected

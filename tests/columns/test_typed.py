@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from twintape.columns.expand import digest_lines, missing_lines
+from twintape.columns.digests import digest_lines, missing_lines
 from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day

@@ -1,13 +1,10 @@
 """What collectors noted about their connections stands beside the gaps it explains."""
 
-from typing import Any
-
 from twintape.core import wire
 from twintape.core.evidence import GapLine
 from twintape.core.manifest import GapRecord
 from twintape.core.markets import Market
 from twintape.core.segment import ChainLink, seal, verify_segment
-from twintape.io.disk import PosixDisk
 from twintape.io.outages import NOTES_MAX, Note, notes_of, with_notes
 
 SECOND = 10**9
@@ -38,13 +35,12 @@ def segment_of(*lines: tuple[int, bytes], sequence: int = 1) -> bytes:
     ).data
 
 
-def notes(tmp_path: Any, data: bytes) -> list[tuple[int, int, str]]:
-    disk = PosixDisk(str(tmp_path))
-    disk.write_atomically("raw", data)
-    return [(note.from_ns - AT, note.to_ns - AT, note.text) for note in notes_of(disk, "raw", verify_segment(data))]
+def notes(data: bytes) -> list[tuple[int, int, str]]:
+    found = notes_of(lambda offset, size: data[offset : offset + size], verify_segment(data))
+    return [(note.from_ns - AT, note.to_ns - AT, note.text) for note in found]
 
 
-def test_openings_closings_and_deafness_are_noted_with_their_reasons(tmp_path: Any) -> None:
+def test_openings_closings_and_deafness_are_noted_with_their_reasons() -> None:
     data = segment_of(
         (1, wire.clock_line(wall_ns=1, monotonic_ns=1, offset_ns=None, error_ns=None, source="none")),
         (5, wire.suspect_line(from_ns=AT + 2, to_ns=AT + 4, streams=None, reason="no pong")),
@@ -54,7 +50,7 @@ def test_openings_closings_and_deafness_are_noted_with_their_reasons(tmp_path: A
         (10, b'{"stream":"!twintape@suspect","from_ns":"x"}'),
         (11, b'{"stream":"!twintape@close","final":true,"reason":"stopped"}'),
     )
-    assert notes(tmp_path, data) == [
+    assert notes(data) == [
         (0, 0, "connection 3 opened"),
         (2, 4, "connection 3 may have been deaf: no pong"),
         (6, 7, "connection 3 may have been deaf: silence"),
@@ -63,8 +59,8 @@ def test_openings_closings_and_deafness_are_noted_with_their_reasons(tmp_path: A
     ]
 
 
-def test_a_later_segment_of_a_connection_opens_nothing(tmp_path: Any) -> None:
-    assert notes(tmp_path, segment_of(sequence=2)) == []
+def test_a_later_segment_of_a_connection_opens_nothing() -> None:
+    assert notes(segment_of(sequence=2)) == []
 
 
 def gap(*lines: GapLine) -> GapRecord:

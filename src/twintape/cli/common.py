@@ -162,12 +162,14 @@ async def merge_run(
         ConfigError: There is no directory `scratch` to write in.
     """
     from twintape import __version__
+    from twintape.io.allocator import keep_freed_memory
     from twintape.io.clock import SystemClock
     from twintape.io.disk import PosixDisk
     from twintape.io.executor import InlineExecutor, PoolExecutor
     from twintape.io.merge import MergeRun
 
     _check_scratch(scratch)
+    keep_freed_memory()
     executor = InlineExecutor() if jobs <= 1 else PoolExecutor(jobs)
     try:
         with tempfile.TemporaryDirectory(prefix="twintape-merge-", dir=scratch) as root:

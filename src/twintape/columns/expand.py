@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import hash_lines, kernel
 from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk
-from twintape.columns.render import render
+from twintape.columns.render import render_lines
 from twintape.columns.schema import (
     ARRIVAL,
     COPY,
@@ -31,9 +31,10 @@ from twintape.columns.schema import (
 from twintape.columns.typed import typed_chunks
 from twintape.core.errors import CorruptionError
 
-__all__ = ["LineDigests", "Outputs", "digest_lines", "expand", "missing_lines"]
+__all__ = ["Arrivals", "Outputs", "expand", "verbatim_chunks"]
 
 Ints = NDArray[np.int64]
+Smalls = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def expand(outputs: Outputs, date: str) -> list[Chunk]:
     chunks: list[Chunk] = []
     depth = outputs.reader("depth", DEPTH)
     if depth is not None:
-        arrivals = _Arrivals(outputs.reader("arrival", ARRIVAL), depth)
+        arrivals = Arrivals(outputs.reader("arrival", ARRIVAL), depth)
         for group in range(depth.row_groups):
             cached = _Cached(depth, arrivals, group)
             chunks += [
@@ -81,38 +82,63 @@ def expand(outputs: Outputs, date: str) -> list[Chunk]:
             chunks += typed_chunks(typed, outputs.reader("copy", COPY), kind, date)
     verbatim = outputs.reader("verbatim", VERBATIM)
     if verbatim is not None:
-        chunks += _verbatim_chunks(verbatim, date)
+        chunks += verbatim_chunks(verbatim, date)
     return chunks
 
 
-class _Arrivals:
-    """The arrival table in memory, each row joined to its depth row."""
+class Arrivals:
+    """The arrival table in memory, each row joined to its depth row, in the order of depth rows.
+
+    Attributes:
+        row: int64[n], position in the depth table, ascending.
+        event_time_us: int64[n]; `receive_time_ns` likewise.
+        template: int16[n], position in `templates`.
+        pair: int32[n], position in `pairs`, the collectors and connections.
+    """
 
     def __init__(self, reader: TableReader | None, depth: TableReader) -> None:
         batches = [] if reader is None else list(reader)
-        table = pa.Table.from_batches(batches, ARRIVAL)
         self.templates: list[Template] = [] if reader is None else reader.templates
 
-        def ints(name: str) -> Ints:
-            return np.asarray(table.column(name).cast(pa.int64()).to_numpy(), np.int64)
+        def column(name: str, kind: type) -> NDArray[Any]:
+            parts: list[NDArray[Any]] = [
+                np.asarray(batch.column(name).cast(pa.int64(), safe=False).to_numpy()).astype(kind) for batch in batches
+            ]
+            return np.concatenate([np.zeros(0, kind), *parts])
 
-        self.prev = ints("prev_update_id")
-        self.final = ints("final_update_id")
-        self.event_time_us = ints("event_time")
-        self.receive_time_ns = ints("receive_time")
-        self.template = np.asarray(table.column("template").to_numpy(), np.int16)
-        self.collector = table.column("collector").cast(pa.string()).to_pylist()
-        self.connection = table.column("connection").cast(pa.string()).to_pylist()
-        self.row = self._join(depth)
+        self.event_time_us: Ints = column("event_time", np.int64)
+        self.receive_time_ns: Ints = column("receive_time", np.int64)
+        self.template: NDArray[np.int16] = column("template", np.int16)
+        self.pairs: list[tuple[str, str]] = []
+        self.pair = self._paired(batches)
+        self.row = self._join(depth, column("final_update_id", np.int64), column("prev_update_id", np.int64))
+        if (np.diff(self.row) < 0).any():
+            order = np.argsort(self.row, kind="stable")
+            self.row, self.pair, self.template = self.row[order], self.pair[order], self.template[order]
+            self.event_time_us, self.receive_time_ns = self.event_time_us[order], self.receive_time_ns[order]
 
-    def _join(self, depth: TableReader) -> Ints:
+    def _paired(self, batches: list[pa.RecordBatch]) -> Smalls:
+        known: dict[tuple[str, str], int] = {}
+        found = [np.zeros(0, np.int32)]
+        for batch in batches:
+            collector, connection = batch.column("collector"), batch.column("connection")
+            names, others = collector.dictionary.to_pylist(), connection.dictionary.to_pylist()
+            code = np.asarray(collector.indices) * np.int64(len(others)) + np.asarray(connection.indices)
+            used, place = np.unique(code, return_inverse=True)
+            pairs = [(names[one // len(others)], others[one % len(others)]) for one in used.tolist()]
+            found.append(np.array([known.setdefault(pair, len(known)) for pair in pairs], np.int32)[place])
+        self.pairs = list(known)
+        return np.concatenate(found)
+
+    def _join(self, depth: TableReader, wanted_final: Ints, wanted_prev: Ints) -> Ints:
         """Find the depth row of every arrival row. Ids may repeat only in another epoch: then the nearer event time decides."""
-        row = np.full(len(self.final), -1, np.int64)
+        row = np.full(len(wanted_final), -1, np.int64)
         if len(row) == 0:
             return row
         finals, prevs, times, starts = [], [], [], [0]
         count = 0
-        for batch in depth:
+        for group in range(depth.row_groups):
+            batch = depth.read(group, ["final_update_id", "prev_update_id", "event_time", "flags"])
             finals.append(np.asarray(batch.column("final_update_id")))
             prevs.append(np.asarray(batch.column("prev_update_id")))
             times.append(np.asarray(batch.column("event_time").cast(pa.int64())))
@@ -125,39 +151,55 @@ class _Arrivals:
         for begin, end in zip(starts, [*starts[1:], count], strict=True):
             if begin == end:
                 continue
-            place = np.minimum(begin + np.searchsorted(final[begin:end], self.final), end - 1)
+            place = np.minimum(begin + np.searchsorted(final[begin:end], wanted_final), end - 1)
             distance = np.abs(time[place] - self.event_time_us)
-            hit = (final[place] == self.final) & (prev[place] == self.prev) & (distance < nearest)
+            hit = (final[place] == wanted_final) & (prev[place] == wanted_prev) & (distance < nearest)
             row[hit], nearest[hit] = place[hit], distance[hit]
         if (row < 0).any():
             raise CorruptionError(f"{int((row < 0).sum())} arrival rows have no depth row")
         return row
 
+    def of(self, begin: int, end: int) -> slice:
+        """Return the copies of the depth rows `[begin, end)`."""
+        first, last = np.searchsorted(self.row, (begin, end)).tolist()
+        return slice(first, last)
+
+    def columns(self, depth: DepthColumns, begin: int, rows: Ints) -> DepthColumns:
+        """Return some of the copies of the depth rows from `begin` on, as rows that render to their frames.
+
+        Raises:
+            CorruptionError: A copy that no template prints belongs to a depth row that one prints.
+        """
+        taken = _take(depth, self.row[rows] - begin)
+        taken.event_time_us, taken.receive_time_ns = self.event_time_us[rows], self.receive_time_ns[rows]
+        taken.template = self.template[rows]
+        taken.frame = dict(self._slow_frames(depth, begin, rows))
+        return taken
+
+    def _slow_frames(self, depth: DepthColumns, begin: int, rows: Ints) -> Iterator[tuple[int, bytes]]:
+        for place in np.flatnonzero(self.template[rows] < 0).tolist():
+            frame = depth.frame.get(int(self.row[rows[place]]) - begin)
+            if frame is None:
+                raise CorruptionError("an arrival row without template belongs to a depth row without frame")
+            yield place, frame
+
 
 class _Cached:
     """The raw lines of one row group of a depth table with its arrivals, grouped by connection and rendered once."""
 
-    def __init__(self, depth: TableReader, arrivals: _Arrivals, group: int) -> None:
+    def __init__(self, depth: TableReader, arrivals: Arrivals, group: int) -> None:
         self._depth = depth
         self._arrivals = arrivals
         self._group = group
         self._begin = group * ROW_GROUP_EVENTS
         self._rendered: dict[tuple[str, str], bytes] | None = None
 
-    def _columns(self) -> DepthColumns:
-        return DepthColumns.from_batch(self._depth.read(self._group))
-
-    def _mine(self, count: int) -> Ints:
-        return np.flatnonzero((self._arrivals.row >= self._begin) & (self._arrivals.row < self._begin + count))
-
     def pairs(self) -> list[tuple[str, str]]:
-        columns = self._columns()
-        found = {
-            (columns.collector_names[collector], columns.connection_names[connection])
-            for collector, connection in set(zip(columns.collector.tolist(), columns.connection.tolist(), strict=True))
-        }
-        for row in self._mine(len(columns)).tolist():
-            found.add((self._arrivals.collector[row], self._arrivals.connection[row]))
+        batch = self._depth.read(self._group, ["collector", "connection"])
+        collector, connection = (batch.column(name).cast(pa.string()).to_pylist() for name in ("collector", "connection"))
+        found = set(zip(collector, connection, strict=True))
+        mine = self._arrivals.of(self._begin, self._begin + batch.num_rows)
+        found |= {self._arrivals.pairs[pair] for pair in np.unique(self._arrivals.pair[mine]).tolist()}
         return sorted(found)
 
     def loader(self, collector: str, connection: str) -> Callable[[], bytes]:
@@ -173,42 +215,25 @@ class _Cached:
         return load
 
     def _render(self) -> dict[tuple[str, str], bytes]:
-        columns = self._columns()
+        columns = DepthColumns.from_batch(self._depth.read(self._group))
         parts: dict[tuple[str, str], list[bytes]] = {}
         pairs = zip(columns.collector.tolist(), columns.connection.tolist(), strict=True)
         names = [(columns.collector_names[a], columns.connection_names[b]) for a, b in pairs]
-        _add(parts, names, columns.receive_time_ns, *render(columns, self._depth.templates))
-        mine = self._mine(len(columns))
-        if len(mine):
-            taken = _take(columns, self._arrivals.row[mine] - self._begin)
-            slow = dict(_slow_frames(columns, self._arrivals, mine, self._begin))
-            taken.event_time_us = self._arrivals.event_time_us[mine]
-            taken.template = self._arrivals.template[mine]
-            taken.frame = slow
-            names = [(self._arrivals.collector[row], self._arrivals.connection[row]) for row in mine.tolist()]
-            _add(parts, names, self._arrivals.receive_time_ns[mine], *render(taken, self._arrivals.templates))
+        _add(parts, names, *render_lines(columns, self._depth.templates))
+        mine = self._arrivals.of(self._begin, self._begin + len(columns))
+        if mine.start < mine.stop:
+            rows = np.arange(mine.start, mine.stop)
+            names = [self._arrivals.pairs[pair] for pair in self._arrivals.pair[mine].tolist()]
+            _add(parts, names, *render_lines(self._arrivals.columns(columns, self._begin, rows), self._arrivals.templates))
         return {name: b"".join(texts) for name, texts in parts.items()}
 
 
-def _slow_frames(columns: DepthColumns, arrivals: _Arrivals, mine: Ints, begin: int) -> Iterator[tuple[int, bytes]]:
-    for place, row in enumerate(mine.tolist()):
-        if arrivals.template[row] < 0:
-            frame = columns.frame.get(int(arrivals.row[row]) - begin)
-            if frame is None:
-                raise CorruptionError("an arrival row without template belongs to a depth row without frame")
-            yield place, frame
-
-
 def _add(
-    parts: dict[tuple[str, str], list[bytes]],
-    names: list[tuple[str, str]],
-    receive_time_ns: Ints,
-    frames: NDArray[np.uint8],
-    offsets: Ints,
+    parts: dict[tuple[str, str], list[bytes]], names: list[tuple[str, str]], lines: NDArray[np.uint8], offsets: Ints
 ) -> None:
-    text = frames.tobytes()
-    for name, time, begin, end in zip(names, receive_time_ns.tolist(), offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        parts.setdefault(name, []).append(b"%d %b\n" % (time, text[begin:end]))
+    text = lines.tobytes()
+    for name, begin, end in zip(names, offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        parts.setdefault(name, []).append(text[begin:end])
 
 
 def _take(columns: DepthColumns, rows: Ints) -> DepthColumns:
@@ -247,7 +272,8 @@ def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
     return fresh, places
 
 
-def _verbatim_chunks(reader: TableReader, date: str) -> list[Chunk]:
+def verbatim_chunks(reader: TableReader, date: str) -> list[Chunk]:
+    """Return the frames of a verbatim table as chunks of a date, one for each connection."""
     parts: dict[tuple[str, str], list[bytes]] = {}
     for batch in reader:
         collectors = batch.column("collector").cast(pa.string()).to_pylist()
@@ -270,73 +296,3 @@ def _verbatim_chunks(reader: TableReader, date: str) -> list[Chunk]:
 
 def _constant(text: bytes) -> Callable[[], bytes]:
     return lambda: text
-
-
-# --- comparing multisets of lines ----------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class LineDigests:
-    """A multiset of raw lines: 128 bits a line, with where each came from.
-
-    Attributes:
-        digest: (uint64, uint64)[n] over collector, connection and line.
-        chunk: int64[n], position of the chunk.
-        offset: int64[n], where the line starts in the chunk's text; `length` (int64) is its length.
-    """
-
-    digest: NDArray[np.uint64]
-    chunk: Ints
-    offset: Ints
-    length: Ints
-
-
-def digest_lines(chunks: list[Chunk]) -> LineDigests:
-    """Digest every line of every chunk.
-
-    Raises:
-        CorruptionError: A chunk is damaged.
-    """
-    digests, places = [], []
-    for position, chunk in enumerate(chunks):
-        text = np.frombuffer(chunk.load(), np.uint8)
-        ends = np.flatnonzero(text == 10)
-        starts = np.r_[np.int64(0), ends[:-1] + 1] if len(ends) else np.zeros(0, np.int64)
-        seed = np.frombuffer(f"{chunk.collector}\n{chunk.connection}\n".encode(), np.uint8)
-        out = np.empty((len(ends), 2), np.uint64)
-        hash_lines(text, starts, ends, seed, out)
-        digests.append(out)
-        places.append(np.stack([np.full(len(ends), position, np.int64), starts, ends - starts]))
-    if not digests:
-        none = np.zeros(0, np.int64)
-        return LineDigests(np.zeros((0, 2), np.uint64), none, none, none)
-    where = np.concatenate(places, axis=1)
-    return LineDigests(np.concatenate(digests), where[0], where[1], where[2])
-
-
-def missing_lines(whole: LineDigests, part: LineDigests) -> tuple[Ints, int]:
-    """Compare two multisets.
-
-    Returns:
-        Positions of the lines of `whole` that are not in `part`, and how many lines of `part` are not in `whole`.
-    """
-    order_whole = np.lexsort((whole.digest[:, 1], whole.digest[:, 0]))
-    order_part = np.lexsort((part.digest[:, 1], part.digest[:, 0]))
-    matched = np.zeros(len(order_whole), bool)
-    strangers = _match(whole.digest[order_whole], part.digest[order_part], matched)
-    return order_whole[~matched], int(strangers)
-
-
-@kernel
-def _match(whole: NDArray[np.uint64], part: NDArray[np.uint64], matched: NDArray[np.bool_]) -> int:
-    strangers = 0
-    i = 0
-    for j in range(len(part)):
-        while i < len(whole) and (whole[i, 0] < part[j, 0] or (whole[i, 0] == part[j, 0] and whole[i, 1] < part[j, 1])):
-            i += 1
-        if i < len(whole) and whole[i, 0] == part[j, 0] and whole[i, 1] == part[j, 1]:
-            matched[i] = True
-            i += 1
-        else:
-            strangers += 1
-    return strangers

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import IntEnum
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.lines import SLOW, UNDECODABLE, ChunkTexts, DayBounds, Lines
+from twintape.columns.kernel import kernel
+from twintape.columns.lines import ChunkTexts, DayBounds, Lines
 from twintape.columns.splice import splice
 from twintape.core.markets import Market
 from twintape.core.wire import DepthEvent, decode_depth
@@ -17,6 +19,8 @@ from twintape.core.wire import DepthEvent, decode_depth
 __all__ = ["Fate", "Fates", "decide"]
 
 Ints = NDArray[np.int64]
+Smalls = NDArray[np.int32]
+Words = NDArray[np.uint64]
 
 
 class Fate(IntEnum):
@@ -46,14 +50,14 @@ class Fates:
     Attributes:
         fate: int8[n], one of `Fate`, by position in `Lines`.
         chain: int64[k], positions of the chosen frames, in chain order.
-        place: int64[n], for chosen and duplicate frames the position in the chain, else -1.
+        place: int32[n], for chosen and duplicate frames the position in the chain, else -1.
         overlap_at: int64[k], as in `splice.Path`.
         gap_after: int64[k], likewise.
     """
 
     fate: NDArray[np.int8]
     chain: Ints
-    place: Ints
+    place: Smalls
     overlap_at: Ints
     gap_after: Ints
 
@@ -71,44 +75,84 @@ def decide(lines: Lines, bounds: DayBounds, texts: ChunkTexts, market: Market, s
     """
     fate = np.full(len(lines), Fate.OWED, np.int8)
     fate[settled & ~bounds.inside] = Fate.STALE
-    fate[bounds.inside & (lines.template == UNDECODABLE)] = Fate.UNDECODABLE
-    day = np.flatnonzero(bounds.inside & (lines.template != UNDECODABLE))
+    blind = lines.blind
+    fate[:blind][bounds.inside[:blind]] = Fate.UNDECODABLE
+    day = _span(bounds.inside, blind)
     chain, overlap_at, gap_after = _chain(lines, day, bounds)
-    place_of_group = np.full(int(lines.group.max(initial=-1)) + 1, -1, np.int64)
-    place_of_group[lines.group[chain]] = np.arange(len(chain))
-    place = np.full(len(lines), -1, np.int64)
+    place_of_group = np.full(int(lines.group.max(initial=-1)) + 1, -1, np.int32)
+    place_of_group[lines.group[chain]] = np.arange(len(chain), dtype=np.int32)
+    place = np.full(len(lines), -1, np.int32)
     place[day] = place_of_group[lines.group[day]]
-    fate[day] = Fate.VARIANT
-    fate[day[(place[day] < 0) & _late(lines, day)]] = Fate.STALE
-    twins = day[place[day] >= 0]
-    original = chain[place[twins]]
-    same = (
-        (lines.hash_a[twins] == lines.hash_a[original])
-        & (lines.hash_b[twins] == lines.hash_b[original])
-        & (lines.first[twins] == lines.first[original])
-        & (lines.transaction_time_us[twins] == lines.transaction_time_us[original])
-        & (lines.template[twins] != SLOW)
-        & (lines.template[original] != SLOW)
-    )
-    fate[twins[same]] = Fate.DUPLICATE
-    for row, chosen in zip(twins[~same].tolist(), original[~same].tolist(), strict=True):
-        if row != chosen:
-            fate[row] = _compare(lines, texts, market, row, chosen)
+    astray = day.start + np.flatnonzero(place[day] < 0)
+    if len(astray):
+        fate[astray] = np.where(_late(lines, day)[astray - day.start], Fate.STALE, Fate.VARIANT)
+    unequal = _settle(
+        day.start, day.stop, place, chain, lines.hash_a, lines.hash_b, lines.first, lines.transaction_time_us, lines.template, fate,
+    )  # fmt: skip
+    for row in unequal.tolist():
+        fate[row] = _compare(lines, texts, market, row, int(chain[place[row]]))
     fate[chain] = Fate.CHOSEN
     place[(fate != Fate.CHOSEN) & (fate != Fate.DUPLICATE)] = -1
     return Fates(fate, chain, place, overlap_at, gap_after)
 
 
-def _chain(lines: Lines, day: Ints, bounds: DayBounds) -> tuple[Ints, Ints, Ints]:
+def _span(inside: NDArray[np.bool_], blind: int) -> slice:
+    """Return where the day's readable frames are: one behind the other, for they are sorted by id and a day is a range of ids."""
+    found = np.flatnonzero(inside[blind:])
+    if len(found) == 0:
+        return slice(blind, blind)
+    span = slice(blind + int(found[0]), blind + int(found[-1]) + 1)
+    assert len(found) == span.stop - span.start, "a day is a range of ids"
+    return span
+
+
+@kernel
+def _settle(
+    begin: int,
+    end: int,
+    place: Smalls,
+    chain: Ints,
+    hash_a: Words,
+    hash_b: Words,
+    first: Ints,
+    transaction_time_us: Ints,
+    template: NDArray[np.int16],
+    fate: NDArray[np.int8],
+) -> Ints:
+    # Finds the duplicates of chosen frames among those with the same ids; returns the rows that must be compared in full.
+    unequal = np.empty(end - begin, np.int64)
+    count = 0
+    for row in range(begin, end):
+        if place[row] < 0:
+            continue
+        chosen = chain[place[row]]
+        if (
+            hash_a[row] == hash_a[chosen]
+            and hash_b[row] == hash_b[chosen]
+            and first[row] == first[chosen]
+            and transaction_time_us[row] == transaction_time_us[chosen]
+            and template[row] >= 0
+            and template[chosen] >= 0
+        ):
+            fate[row] = 2  # Fate.DUPLICATE
+        elif row != chosen:
+            unequal[count] = row
+            count += 1
+    return unequal[:count].copy()
+
+
+def _chain(lines: Lines, day: slice, bounds: DayBounds) -> tuple[Ints, Ints, Ints]:
     """Splice each epoch of the day; copies on the same line are no choices of their own."""
     parts: list[tuple[Ints, Ints, Ints]] = []
-    epochs = np.unique(lines.epoch[day])
-    for epoch in epochs.tolist():
-        rows = day[lines.epoch[day] == epoch]
-        fresh = np.ones(len(rows), bool)
-        fresh[1:] = (lines.group[rows[1:]] != lines.group[rows[:-1]]) | (lines.line[rows[1:]] != lines.line[rows[:-1]])
-        rows = rows[fresh]
-        start = bounds.start_update_id if epoch == bounds.start_epoch else None
+    edges = day.start + np.flatnonzero(np.diff(lines.epoch[day])) + 1
+    for begin, end in pairwise([day.start, *edges.tolist(), day.stop]):
+        if begin == end:
+            continue
+        group, line = lines.group[begin:end], lines.line[begin:end]
+        fresh = np.ones(end - begin, bool)
+        fresh[1:] = (group[1:] != group[:-1]) | (line[1:] != line[:-1])
+        rows = begin + np.flatnonzero(fresh)
+        start = bounds.start_update_id if lines.epoch[begin] == bounds.start_epoch else None
         path = splice(lines.prev[rows], lines.final[rows], lines.line[rows], start)
         parts.append((rows[path.chosen], path.overlap_at, path.gap_after))
     if not parts:
@@ -121,20 +165,27 @@ def _chain(lines: Lines, day: Ints, bounds: DayBounds) -> tuple[Ints, Ints, Ints
     )
 
 
-def _late(lines: Lines, day: Ints) -> NDArray[np.bool_]:
+def _late(lines: Lines, day: slice) -> NDArray[np.bool_]:
     """For each of the day's frames: had its own line already heard its last id when it came?"""
-    late = np.zeros(len(day), bool)
-    for line in np.unique(lines.line[day]).tolist():
+    final, epoch = lines.final[day], lines.epoch[day]
+    late = np.zeros(len(final), bool)
+    for line in range(len(lines.collectors)):
         mine = np.flatnonzero(lines.line[day] == line)
-        rows = day[mine]
-        order = np.lexsort((lines.final[rows], lines.receive_time_ns[rows], lines.epoch[rows]))
-        final = lines.final[rows][order]
-        epoch = lines.epoch[rows][order]
-        for number in np.unique(epoch).tolist():
-            part = np.flatnonzero(epoch == number)
-            high = np.maximum.accumulate(final[part])
-            late[mine[order[part[1:]]]] = high[:-1] >= final[part[1:]]
+        order = np.lexsort((final[mine], lines.receive_time_ns[day][mine], epoch[mine]))
+        rows = mine[order]
+        high = _running_maximum(final[rows], epoch[rows])
+        same = epoch[rows[1:]] == epoch[rows[:-1]]
+        late[rows[1:]] = same & (high[:-1] >= final[rows[1:]])
     return late
+
+
+def _running_maximum(final: Ints, epoch: Smalls) -> Ints:
+    """Return the greatest id so far, in each epoch anew."""
+    high = final.copy()
+    edges = np.flatnonzero(np.diff(epoch)) + 1
+    for begin, end in pairwise([0, *edges.tolist(), len(final)]):
+        np.maximum.accumulate(final[begin:end], out=high[begin:end])
+    return high
 
 
 def _compare(lines: Lines, texts: ChunkTexts, market: Market, row: int, chosen: int) -> Fate:

@@ -1,6 +1,6 @@
 """All lines of one day as one table of headers: who heard which ids when, where the bytes are, and which frames belong to the day.
 
-This is the first pass of a merge: every raw byte is read, every frame is parsed, but only headers are kept (about 100 bytes a frame).
+Headers come from the one pass over every raw byte (`survey`), or from texts that had none, such as an earlier generation's (`parse.scan`).
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.parse import TemplateSet, scan
+from twintape.columns.kernel import hash_seed, kernel
+from twintape.columns.parse import HEADER, Headers, scan
 from twintape.columns.schema import Template
-from twintape.columns.splice import assign_epochs
+from twintape.columns.splice import assign_epochs, never_restarts
+from twintape.columns.templates import TEMPLATES_MAX, TemplateSet
 from twintape.core.markets import RULES, Market
 
 __all__ = ["CHUNK_CACHE_MAX", "Chunk", "ChunkTexts", "DayBounds", "Lines", "day_bounds", "midnight_us", "read_lines"]
 
 Ints = NDArray[np.int64]
+Smalls = NDArray[np.int32]
+Words = NDArray[np.uint64]
 Flags = NDArray[np.bool_]
 
 CHUNK_CACHE_MAX = 48
@@ -44,6 +48,7 @@ class Chunk:
         source: Position of the raw segment in the merge's inputs, or -1 if the frames come from an earlier generation.
         date: The exchange date the frames are filed under.
         load: Returns the text: lines `<receive_time_ns> <frame>\n`. May be called again; must return the same bytes.
+        headers: Returns what the pass over the raw bytes read of these lines of a depth stream; None if they must be read from the text.
     """
 
     collector: str
@@ -51,6 +56,17 @@ class Chunk:
     source: int
     date: str
     load: Callable[[], bytes]
+    headers: Callable[[], Headers] | None = None
+
+    def read(self, market: Market, templates: TemplateSet) -> Headers:
+        """Return the lines' headers; `templates` is filled if they must be read from the text.
+
+        Raises:
+            CorruptionError: The text is not whole lines, or damaged.
+        """
+        if self.headers is not None:
+            return self.headers()
+        return scan(self.load(), market, templates, seed=hash_seed(self.collector, self.connection))
 
 
 class ChunkTexts:
@@ -73,7 +89,7 @@ class ChunkTexts:
             self._kept.move_to_end(position)
         return text
 
-    def lines(self, chunk: Ints, offset: Ints, length: NDArray[np.int32]) -> list[bytes]:
+    def lines(self, chunk: NDArray[np.signedinteger[Any]], offset: Ints, length: Smalls) -> list[bytes]:
         """Return the lines (without newline) at the given places, in the given order."""
         found = []
         for c, o, n in zip(chunk.tolist(), offset.tolist(), length.tolist(), strict=True):
@@ -88,11 +104,12 @@ class Lines:
     Undecodable frames (`template` -2) come first and have epoch -1. The order does not depend on the order of the chunks.
 
     Attributes:
-        collectors: Names, sorted; `line` is a position in it.
-        connections: Names, sorted; `connection` is a position in it.
+        collectors: Names, sorted; `line` (int32) is a position in it.
+        connections: Names, sorted; `connection` (int32) is a position in it.
         templates: How fast frames were printed, sorted; `template` (int16) is a position in it, -1 for frames only the slow reader understands.
-        chunk: Position of the chunk; `offset` and `length` (int32) are the line's place in the chunk's text.
-        group: Frames with the same epoch and ids have the same, ascending number; -1 for undecodable ones.
+        epoch: int32[n].
+        chunk: int32[n], position of the chunk; `offset` and `length` (int32) are the line's place in the chunk's text.
+        group: int32[n], frames with the same epoch and ids have the same, ascending number; -1 for undecodable ones.
         price_decimals: int8[n], digits behind the point that the prices need; `quantity_decimals` likewise.
         hash_a: uint64[n], and `hash_b`: content of the level arrays.
     """
@@ -100,120 +117,235 @@ class Lines:
     collectors: list[str]
     connections: list[str]
     templates: list[Template]
-    epoch: Ints
+    epoch: Smalls
     final: Ints
     prev: Ints
     first: Ints
-    line: Ints
-    connection: Ints
+    line: Smalls
+    connection: Smalls
     receive_time_ns: Ints
     event_time_us: Ints
     transaction_time_us: Ints
     template: NDArray[np.int16]
-    chunk: Ints
+    chunk: Smalls
     offset: Ints
-    length: NDArray[np.int32]
-    level_count: Ints
+    length: Smalls
     price_decimals: NDArray[np.int8]
     quantity_decimals: NDArray[np.int8]
-    hash_a: NDArray[np.uint64]
-    hash_b: NDArray[np.uint64]
-    group: Ints
+    hash_a: Words
+    hash_b: Words
+    group: Smalls
 
     def __len__(self) -> int:
         return len(self.final)
+
+    @property
+    def blind(self) -> int:
+        """How many undecodable frames there are; they stand in front."""
+        return int(np.searchsorted(self.epoch, 0)) if len(self.epoch) and self.epoch[0] < 0 else 0
+
+
+_COLUMNS = {
+    "final": "final",
+    "prev": "prev",
+    "first": "first",
+    "receive_time_ns": "receive_time_ns",
+    "event_time_us": "event_time_us",
+    "transaction_time_us": "transaction_time_us",
+    "template": "template",
+    "offset": "offset",
+    "length": "length",
+    "price_decimals": "price_decimals",
+    "quantity_decimals": "quantity_decimals",
+    "hash_a": "body_a",
+    "hash_b": "body_b",
+}
+"""Columns of the table by their names in headers."""
 
 
 def read_lines(
     chunks: Sequence[Chunk], market: Market, *, start_update_id: int | None, misfits: Set[tuple[int, int]] = frozenset()
 ) -> Lines:
-    """Parse every frame of every chunk and keep its header.
+    """Gather the headers of every frame of every chunk.
 
     Args:
         chunks: All chunks that may hold frames of the day, any order.
         market: Decides what `p` is.
         start_update_id: Where the chain stood before, if known: ids far below it are a new epoch.
         misfits: `(chunk, offset)` of frames that are to be kept verbatim because their numbers leave the day's others no room in 64 bits.
+
+    Raises:
+        CorruptionError: A chunk is damaged.
     """
-    found = TemplateSet()
-    headers = [scan(chunk.load(), market, found) for chunk in chunks]
     collectors = sorted({chunk.collector for chunk in chunks})
     connections = sorted({chunk.connection for chunk in chunks})
-    counts = [len(header.final) for header in headers]
+    columns, counts, templates = _gather(chunks, market)
 
-    def join(field: str, kind: type) -> NDArray[Any]:
-        parts = [np.asarray(getattr(header, field)) for header in headers]
-        return np.concatenate(parts) if parts else np.zeros(0, kind)
+    def spread(values: list[int]) -> Smalls:
+        return np.repeat(np.array(values, np.int32), counts)
 
-    def spread(values: list[int]) -> Ints:
-        return np.repeat(np.array(values, np.int64), counts)
-
-    ordered = sorted(found, key=_template_key)
-    renumber = np.array([ordered.index(template) for template in found] + [UNDECODABLE, SLOW], np.int16)
-    hashes = np.concatenate([header.content_hash for header in headers]) if headers else np.zeros((0, 2), np.uint64)
-    columns: dict[str, NDArray[Any]] = {
-        "final": join("final", np.int64),
-        "prev": join("prev", np.int64),
-        "first": join("first", np.int64),
-        "line": spread([collectors.index(chunk.collector) for chunk in chunks]),
-        "connection": spread([connections.index(chunk.connection) for chunk in chunks]),
-        "receive_time_ns": join("receive_time_ns", np.int64),
-        "event_time_us": join("event_time_us", np.int64),
-        "transaction_time_us": join("transaction_time_us", np.int64),
-        # -1 and -2 index the table's end, so they keep their meaning.
-        "template": renumber[join("template", np.int16).astype(np.int64)],
-        "chunk": spread(list(range(len(chunks)))),
-        "offset": join("offset", np.int64),
-        "length": join("length", np.int32),
-        "level_count": join("bid_count", np.int64).astype(np.int64) + join("ask_count", np.int64).astype(np.int64),
-        "price_decimals": join("price_decimals", np.int8),
-        "quantity_decimals": join("quantity_decimals", np.int8),
-        "hash_a": hashes[:, 0],
-        "hash_b": hashes[:, 1],
-    }
+    columns["line"] = spread([collectors.index(chunk.collector) for chunk in chunks])
+    columns["connection"] = spread([connections.index(chunk.connection) for chunk in chunks])
+    columns["chunk"] = spread(list(range(len(chunks))))
     absurd = (columns["price_decimals"] > DECIMALS_MAX) | (columns["quantity_decimals"] > DECIMALS_MAX)
     columns["template"][absurd] = UNDECODABLE
     for chunk, offset in misfits:
         columns["template"][(columns["chunk"] == chunk) & (columns["offset"] == offset)] = UNDECODABLE
-    readable = columns["template"] != UNDECODABLE
-    epoch = np.full(len(readable), -1, np.int64)
-    epoch[readable] = assign_epochs(
-        columns["final"][readable],
-        columns["event_time_us"][readable],
-        start_update_id,
-        drop_ids=RULES[market].epoch_drop_ids,
-    )
-    order = _order(columns, epoch)
-    sorted_columns = {name: values[order] for name, values in columns.items()}
+    epoch, order = _sorted(columns, start_update_id, RULES[market].epoch_drop_ids)
+    for name in columns:
+        columns[name] = columns[name][order]  # one after the other: a second table of this size need not be in memory
     epoch = epoch[order]
     return Lines(
         collectors=collectors,
         connections=connections,
-        templates=ordered,
+        templates=templates,
         epoch=epoch,
-        group=_groups(epoch, sorted_columns["final"], sorted_columns["prev"]),
-        **sorted_columns,
+        group=_groups(epoch, columns["final"], columns["prev"]),
+        **columns,
     )
 
 
-def _order(columns: dict[str, NDArray[Any]], epoch: Ints) -> Ints:
+def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[dict[str, NDArray[Any]], list[int], list[Template]]:
+    """Return the columns of all chunks one behind the other, the chunks' numbers of lines, and the sorted templates that codes mean."""
+    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
+    shapes: list[list[Template]] = []
+    known = TemplateSet()
+    for chunk in chunks:
+        headers = chunk.read(market, known)
+        for name, source in _COLUMNS.items():
+            parts[name].append(headers.rows[source].copy())
+        shapes.append(list(headers.templates))
+    counts = [len(part) for part in parts["final"]]
+    # A file lists so many templates; which ones must not depend on the order of chunks.
+    ordered = sorted({template for listed in shapes for template in listed}, key=_template_key)[:TEMPLATES_MAX]
+    place = {template: position for position, template in enumerate(ordered)}
+    for number, listed in enumerate(shapes):
+        # -1 and -2 index the table's end, so they keep their meaning.
+        renumber = np.array([*(place.get(template, SLOW) for template in listed), UNDECODABLE, SLOW], np.int16)
+        parts["template"][number] = renumber[parts["template"][number]]
+    columns = {name: np.concatenate(parts.pop(name)) if chunks else np.zeros(0, _KINDS[name]) for name in _COLUMNS}
+    return columns, counts, ordered
+
+
+_KINDS = {name: HEADER[source] for name, source in _COLUMNS.items()}
+
+RUN_MAX = 32
+"""Frames of the same ids that are put in order by insertion; more of them are sorted like any others."""
+
+
+def _sorted(columns: dict[str, NDArray[Any]], start_update_id: int | None, drop_ids: int) -> tuple[Smalls, Ints]:
+    """Return the epochs, and the order of the rows."""
+    blind = columns["template"] == UNDECODABLE
+    final = columns["final"]
+    if blind.any():
+        final[blind] = columns["prev"][blind] = -1
+    # Lines are nearly sorted, each for itself: merging such runs costs little, sorting by all keys at once a great deal.
+    order = np.argsort(final, kind="stable")
+    epoch = np.where(blind, np.int32(-1), np.int32(0))
+    behind = order[int(np.count_nonzero(blind)) :]
+    if not never_restarts(final, columns["event_time_us"], behind, start_update_id, drop_ids=drop_ids):
+        seen = ~blind
+        epoch[seen] = assign_epochs(final[seen], columns["event_time_us"][seen], start_update_id, drop_ids=drop_ids)
+        order = np.lexsort((final, epoch))
+    end = 0
+    while True:
+        begin, end = _settle_ties(
+            order, end, epoch, final, columns["prev"], columns["line"], columns["receive_time_ns"],
+            columns["connection"], columns["event_time_us"], columns["hash_a"], columns["transaction_time_us"], columns["first"],
+            columns["template"], columns["length"],
+        )  # fmt: skip
+        if end < 0:
+            return epoch, order
+        rows = order[begin:end]
+        order[begin:end] = rows[np.lexsort([columns[name][rows] for name in reversed(_KEYS)])]
+
+
+_KEYS = (
+    "prev",
+    "line",
+    "receive_time_ns",
+    "connection",
+    "event_time_us",
     # In an imported recording one connection may have heard several frames at one time: then their content decides.
-    by_content = ("hash_a", "transaction_time_us", "first", "template", "length")
-    keys = ("final", "prev", "line", "receive_time_ns", "connection", "event_time_us", *by_content)
-    return np.lexsort((*(columns[name] for name in reversed(keys)), epoch))
+    "hash_a",
+    "transaction_time_us",
+    "first",
+    "template",
+    "length",
+)
+"""What the order of frames with the same last id is decided by."""
+
+
+@kernel
+def _settle_ties(
+    order: Ints,
+    begin: int,
+    epoch: Smalls,
+    final: Ints,
+    prev: Ints,
+    line: Smalls,
+    receive_time_ns: Ints,
+    connection: Smalls,
+    event_time_us: Ints,
+    hash_a: Words,
+    transaction_time_us: Ints,
+    first: Ints,
+    template: NDArray[np.int16],
+    length: Smalls,
+) -> tuple[int, int]:
+    # Puts rows of the same epoch and last id in order, from `begin` on; stops at a long run, and returns where it is, or (-1, -1).
+    count = order.size
+    while begin < count:
+        end = begin + 1
+        while end < count and final[order[end]] == final[order[begin]] and epoch[order[end]] == epoch[order[begin]]:
+            end += 1
+        if end - begin > RUN_MAX:
+            return begin, end
+        for place in range(begin + 1, end):
+            row = order[place]
+            at = place
+            while at > begin:
+                other = order[at - 1]
+                if prev[row] != prev[other]:
+                    less = prev[row] < prev[other]
+                elif line[row] != line[other]:
+                    less = line[row] < line[other]
+                elif receive_time_ns[row] != receive_time_ns[other]:
+                    less = receive_time_ns[row] < receive_time_ns[other]
+                elif connection[row] != connection[other]:
+                    less = connection[row] < connection[other]
+                elif event_time_us[row] != event_time_us[other]:
+                    less = event_time_us[row] < event_time_us[other]
+                elif hash_a[row] != hash_a[other]:
+                    less = hash_a[row] < hash_a[other]
+                elif transaction_time_us[row] != transaction_time_us[other]:
+                    less = transaction_time_us[row] < transaction_time_us[other]
+                elif first[row] != first[other]:
+                    less = first[row] < first[other]
+                elif template[row] != template[other]:
+                    less = template[row] < template[other]
+                else:
+                    less = length[row] < length[other]
+                if not less:
+                    break
+                order[at] = other
+                at -= 1
+            order[at] = row
+        begin = end
+    return -1, -1
 
 
 def _template_key(template: Template) -> tuple[object, ...]:
     return (template.parts, template.price_decimals, template.quantity_decimals, template.level_suffix, template.time_unit)
 
 
-def _groups(epoch: Ints, final: Ints, prev: Ints) -> Ints:
+def _groups(epoch: Smalls, final: Ints, prev: Ints) -> Smalls:
     if len(epoch) == 0:
-        return np.zeros(0, np.int64)
+        return np.zeros(0, np.int32)
     fresh = np.ones(len(epoch), bool)
     fresh[1:] = (epoch[1:] != epoch[:-1]) | (final[1:] != final[:-1]) | (prev[1:] != prev[:-1])
     fresh &= epoch >= 0
-    group = np.cumsum(fresh) - 1
+    group = np.cumsum(fresh, dtype=np.int32) - np.int32(1)
     group[epoch < 0] = -1
     return group
 
@@ -269,28 +401,29 @@ def day_bounds(lines: Lines, chunks: Sequence[Chunk], date: str, start_pin: int 
         end_pin: The start of the day behind, if its proof says so.
     """
     inside = np.zeros(len(lines), bool)
-    dates = np.array([chunk.date for chunk in chunks])
-    blind = lines.epoch < 0
-    if blind.any():
-        inside[blind] = dates[lines.chunk[blind]] == date
-    readable = np.flatnonzero(~blind)
-    if len(readable) == 0:
+    blind = lines.blind
+    if blind:
+        inside[:blind] = np.array([chunk.date for chunk in chunks])[lines.chunk[:blind]] == date
+    readable = slice(blind, len(lines))
+    if blind == len(lines):
         return DayBounds(inside, start_pin, 0, start_pin, open_start=start_pin is None, open_end=end_pin is None)
     group = lines.group[readable]
     firsts = np.flatnonzero(np.r_[True, group[1:] != group[:-1]])
+    prev = lines.prev[readable][firsts]
     earliest = np.minimum.reduceat(lines.event_time_us[readable], firsts)
     final = lines.final[readable][firsts]
     epoch = lines.epoch[readable][firsts]
     midnight = midnight_us(date)
     begin, start, start_epoch = _start(final, epoch, earliest, midnight, start_pin)
     stop = max(begin, _stop(final, epoch, earliest, midnight + DAY_US, end_pin))
-    inside[readable] = (group - group[0] >= begin) & (group - group[0] < stop)
+    edges = np.r_[firsts, len(group)]
+    inside[blind + int(edges[begin]) : blind + int(edges[stop])] = True
     end = start
     if stop > begin:
         end = int(final[stop - 1])
         if start is None:
             start_epoch = int(epoch[begin])
-            start = int(lines.prev[readable][firsts][begin:stop][epoch[begin:stop] == start_epoch].min())
+            start = int(prev[begin:stop][epoch[begin:stop] == start_epoch].min())
     return DayBounds(
         inside,
         start,
@@ -298,11 +431,11 @@ def day_bounds(lines: Lines, chunks: Sequence[Chunk], date: str, start_pin: int 
         end,
         open_start=start_pin is None and begin == 0,
         open_end=end_pin is None and stop == len(final),
-        gap_behind=_gap_behind(lines.prev[readable][firsts], epoch, stop, end),
+        gap_behind=_gap_behind(prev, epoch, stop, end),
     )
 
 
-def _gap_behind(prev: Ints, epoch: Ints, stop: int, end: int | None) -> bool:
+def _gap_behind(prev: Ints, epoch: Smalls, stop: int, end: int | None) -> bool:
     """Return whether what is known of the days behind does not join the day's end: ids are missing, or the ids restart."""
     if end is None or stop == 0 or stop == len(prev):
         return False
@@ -316,7 +449,7 @@ def _behind(earliest: Ints, midnight: int) -> int:
     return int(behind[0]) if len(behind) else len(earliest)
 
 
-def _pinned(final: Ints, epoch: Ints, position: int, pin: int) -> tuple[int, int]:
+def _pinned(final: Ints, epoch: Smalls, position: int, pin: int) -> tuple[int, int]:
     """Return the position of the first event behind a pin, and the pin's epoch: that of the nearest id before midnight (`position`)."""
     distance = np.abs(final[:position] - pin)[::-1]
     which = int(epoch[position - 1 - np.argmin(distance)]) if position else 0
@@ -324,7 +457,7 @@ def _pinned(final: Ints, epoch: Ints, position: int, pin: int) -> tuple[int, int
     return int(np.searchsorted(ids, pin, side="right")), which
 
 
-def _start(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | None) -> tuple[int, int | None, int]:
+def _start(final: Ints, epoch: Smalls, earliest: Ints, midnight: int, pin: int | None) -> tuple[int, int | None, int]:
     """Return the position of the day's first event, the id before it (None at an edge of recording), and that id's epoch."""
     position = _behind(earliest, midnight)
     if pin is not None:
@@ -335,7 +468,7 @@ def _start(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | N
     return position, int(final[position - 1]), int(epoch[position - 1])
 
 
-def _stop(final: Ints, epoch: Ints, earliest: Ints, midnight: int, pin: int | None) -> int:
+def _stop(final: Ints, epoch: Smalls, earliest: Ints, midnight: int, pin: int | None) -> int:
     """Return the position behind the day's last event."""
     position = _behind(earliest, midnight)
     return position if pin is None else _pinned(final, epoch, position, pin)[0]

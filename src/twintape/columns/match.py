@@ -13,16 +13,17 @@ from twintape.columns.kernel import (
     DIGITS_MAX,
     POWERS_OF_TEN,
     Bytes,
-    Int8s,
     Int16s,
-    Int32s,
     Int64s,
     Words,
     digits,
     eight_digits,
-    hash_ranges,
+    first_bit,
+    hash_line,
     inlined,
     kernel,
+    load_word,
+    not_digits,
     same_bytes,
     value_of,
     word_at,
@@ -31,7 +32,10 @@ from twintape.columns.kernel import (
 __all__ = ["decode_levels", "receive_time", "scan_lines"]
 
 _E, _T, _FIRST, _FINAL, _PREV, _BIDS, _ASKS = range(7)
+_LEVEL_BYTES_MAX = 96
+"""A level of numbers with fewer than eight digits before the point, its suffix aside, and the word that is loaded behind it."""
 _INT64_MAX = 2**63 - 1
+_DIGIT_VALUES = np.uint64(0x0F0F0F0F0F0F0F0F)
 
 
 @inlined
@@ -118,6 +122,74 @@ def _side(
             return 0, -1
 
 
+@inlined
+def _skim_number(text: Bytes, position: int, decimals: int, decimals_mask: np.uint64) -> tuple[int, np.uint64]:
+    # The position behind a decimal, or -1, or -2 if it is for `_number` to say; and its decimals as `_number` gives them.
+    word = load_word(text, position)
+    others = not_digits(word)
+    if others == np.uint64(0):
+        return -2, np.uint64(0)
+    count = first_bit(others) >> 3
+    if count == 0 or (count > 1 and (word & np.uint64(0xFF)) == np.uint64(48)):
+        return -1, np.uint64(0)
+    position += count
+    if decimals == 0:
+        return position, np.uint64(0)
+    if text[position] != 46:
+        return -1, np.uint64(0)
+    word = load_word(text, position + 1)
+    if (not_digits(word) & decimals_mask) != np.uint64(0):
+        return -1, np.uint64(0)
+    return position + 1 + decimals, (word & _DIGIT_VALUES) << np.uint64(64 - 8 * decimals)
+
+
+@kernel
+def _skim_side(text: Bytes, position: int, literals: Bytes, numbers: Int64s, used: Words) -> int:
+    # What `_side` does when it stores nothing, for the usual numbers: the position behind the array, -1, or -2 if `_side` must look.
+    size = text.size
+    price_decimals, quantity_decimals, suffix_start, suffix_stop = numbers[0], numbers[1], numbers[2], numbers[3]
+    price_mask = ~np.uint64(0) >> np.uint64(64 - 8 * max(price_decimals, 1))
+    quantity_mask = ~np.uint64(0) >> np.uint64(64 - 8 * max(quantity_decimals, 1))
+    price_used, quantity_used = used[0], used[1]
+    suffix = suffix_stop - suffix_start
+    if position + 2 > size or text[position] != 91:
+        return -1
+    position += 1
+    if text[position] == 93:
+        return position + 1
+    while True:
+        if position + suffix + _LEVEL_BYTES_MAX > size:
+            return -2
+        if (load_word(text, position) & np.uint64(0xFFFF)) != np.uint64(0x225B):  # ["
+            return -1
+        position, decimals = _skim_number(text, position + 2, price_decimals, price_mask)
+        price_used |= decimals
+        if position < 0:
+            return position
+        if (load_word(text, position) & np.uint64(0xFFFFFF)) != np.uint64(0x222C22):  # ","
+            return -1
+        position, decimals = _skim_number(text, position + 3, quantity_decimals, quantity_mask)
+        quantity_used |= decimals
+        if position < 0:
+            return position
+        if text[position] != 34:
+            return -1
+        position += 1
+        if suffix:
+            if not same_bytes(text, position, literals, suffix_start, suffix_stop):
+                return -1
+            position += suffix
+        if text[position] != 93:
+            return -1
+        following = text[position + 1]
+        position += 2
+        if following == 93:
+            used[0], used[1] = price_used, quantity_used
+            return position
+        if following != 44:
+            return -1
+
+
 @kernel
 def _match(
     text: Bytes,
@@ -136,7 +208,8 @@ def _match(
     used: Words,
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
-    # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty.
+    # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty;
+    # then they need not be counted, only whether there are any.
     values[_E] = -1
     values[_T] = -1
     values[_FIRST] = -1
@@ -151,7 +224,13 @@ def _match(
             break
         start = position
         if field >= _BIDS:
-            if field == _BIDS:
+            count = 0
+            position = _skim_side(text, start, literals, numbers, used) if bid_price.size == 0 else -2
+            if position >= 0:
+                count = 1 if position > start + 2 else 0
+            elif position == -1:
+                return -1
+            elif field == _BIDS:
                 count, position = _side(text, start, literals, numbers, limits, bid_price, bid_quantity, bid_cursor, used)
             else:
                 count, position = _side(text, start, literals, numbers, limits, ask_price, ask_quantity, ask_cursor, used)
@@ -214,15 +293,13 @@ def scan_lines(
     row: int,
     code: int,
     spot: bool,
+    seed_first: np.uint64,
+    seed_second: np.uint64,
     literals: Bytes,
     part: Int64s,
     parts: Int64s,
     numbers: Int64s,
-    ids: Int64s,
-    counts: Int32s,
-    template: Int16s,
-    decimals: Int8s,
-    hashes: Words,
+    rows: Int64s,
 ) -> tuple[int, int, int]:
     """Scan lines from `position` until the end or one that no template matches.
 
@@ -232,15 +309,13 @@ def scan_lines(
         row: That line's number.
         code: The template to try first.
         spot: Whether `U - 1` is the id before the event; otherwise it is `pu`.
+        seed_first: What the lines' digests go on from.
+        seed_second: Likewise.
         literals: This and the next three are `templates.Tables`.
         part: See there.
         parts: See there.
         numbers: See there.
-        ids: Out, int64[7, line]: receive, event and transaction time, `p`, `U`, `u`, where the line starts.
-        counts: Out, int32[3, line]: length without newline, bids, asks.
-        template: Out: the template.
-        decimals: Out, int8[2, line]: decimals that are needed for prices and for quantities.
-        hashes: Out, uint64[line, 2]: of the text of both level arrays.
+        rows: Out, int64[line, 12]: the columns of `parse.HEADER`, of which the last one is four smaller numbers.
 
     Returns:
         Row and position of the line it stopped at, and the template that matched last.
@@ -249,9 +324,9 @@ def scan_lines(
     used = np.zeros(2, np.uint64)
     nothing = np.zeros(0, np.int64)
     limits = np.zeros(6, np.int64)
-    zero = ids.size - ids.size  # not a literal: _match is compiled once
+    zero = rows.size - rows.size  # not a literal: _match is compiled once
     total = numbers.shape[0]
-    while row < ids.shape[1]:
+    while row < rows.shape[0]:
         received, frame = receive_time(text, position)
         if frame < 0:
             break
@@ -273,20 +348,21 @@ def scan_lines(
         if values[_FINAL] < values[_FIRST] or values[_FINAL] <= prev:
             break
         unit = 1000 if numbers[code, 4] == 13 else 1
-        ids[0, row] = received
-        ids[1, row] = values[_E] * unit
-        ids[2, row] = values[_T] * unit if values[_T] >= 0 else -1
-        ids[3, row] = prev
-        ids[4, row] = values[_FIRST]
-        ids[5, row] = values[_FINAL]
-        ids[6, row] = position
-        counts[0, row] = end - position
-        counts[1, row] = values[7]
-        counts[2, row] = values[10]
-        template[row] = code
-        decimals[0, row] = _significant(used[0], numbers[code, 0])
-        decimals[1, row] = _significant(used[1], numbers[code, 1])
-        hashes[row, 0], hashes[row, 1] = hash_ranges(text, values[5], values[6], values[8], values[9])
+        digest_first, digest_second, body_first, body_second = hash_line(text, position, end, seed_first, seed_second)
+        price_decimals = _significant(used[0], numbers[code, 0])
+        quantity_decimals = _significant(used[1], numbers[code, 1])
+        rows[row, 0] = received
+        rows[row, 1] = values[_E] * unit
+        rows[row, 2] = values[_T] * unit if values[_T] >= 0 else -1
+        rows[row, 3] = prev
+        rows[row, 4] = values[_FIRST]
+        rows[row, 5] = values[_FINAL]
+        rows[row, 6] = np.int64(body_first)
+        rows[row, 7] = np.int64(body_second)
+        rows[row, 8] = np.int64(digest_first)
+        rows[row, 9] = np.int64(digest_second)
+        rows[row, 10] = position
+        rows[row, 11] = (end - position) | (code << 32) | (price_decimals << 48) | (quantity_decimals << 56)
         row += 1
         position = end + 1
     return row, position, code

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of, 
 from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
-from twintape.columns.parse import Levels, TemplateSet, exponents, levels
+from twintape.columns.parse import LevelDecoder, Levels, TemplateSet, exponents
 from twintape.columns.sanity import SanityTally
 from twintape.columns.schema import (
     ARRIVAL,
@@ -158,7 +159,12 @@ def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tupl
     fates = decide(lines, bounds, texts, request.market, settled)
     snapshots, finest = _usable(request, lines, fates)
     flags = _flags(lines, bounds, fates)
-    chain = Chain(*(values[fates.chain] for values in (lines.epoch, lines.prev, lines.final, lines.receive_time_ns)))
+    chain = Chain(
+        lines.epoch[fates.chain].astype(np.int64),
+        lines.prev[fates.chain],
+        lines.final[fates.chain],
+        lines.receive_time_ns[fates.chain],
+    )
     book = DayBook(
         final=chain.final,
         prev=chain.prev,
@@ -259,14 +265,6 @@ def _used_templates(lines: Lines, rows: Ints) -> tuple[TemplateSet, NDArray[np.i
     return TemplateSet(lines.templates[code] for code in used.tolist()), codes
 
 
-def _batch_text(lines: Lines, rows: Ints, texts: ChunkTexts) -> tuple[bytes, Ints, list[bytes]]:
-    """Return the rows' lines one behind the other, newline-terminated, with their offsets."""
-    found = texts.lines(lines.chunk[rows], lines.offset[rows], lines.length[rows])
-    offsets = np.zeros(len(rows), np.int64)
-    np.cumsum(lines.length[rows[:-1]].astype(np.int64) + 1, out=offsets[1:])
-    return b"\n".join(found) + b"\n", offsets, found
-
-
 def _write_depth(
     market: Market,
     lines: Lines,
@@ -278,15 +276,15 @@ def _write_depth(
 ) -> tuple[Table, int]:
     templates, codes = _used_templates(lines, fates.chain)
     sink = io.BytesIO()
+    decoder = LevelDecoder(market, templates, price_exponent=book.price_exponent, quantity_exponent=book.quantity_exponent)
     level_count = 0
     misfits: frozenset[tuple[int, int]] = frozenset()
     with TableWriter(DEPTH, sink, templates=list(templates)) as writer:
         for begin in range(0, len(fates.chain), ROW_GROUP_EVENTS):
             rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
             template = codes[lines.template[rows]]
-            text, offsets, found = _batch_text(lines, rows, texts)
             try:
-                batch = _levels(market, lines, rows, template, templates, text, offsets, book)
+                batch = _levels(lines, rows, template, decoder, texts)
             except _MisfitError as error:
                 misfits |= error.places
                 continue
@@ -294,47 +292,49 @@ def _write_depth(
             flags[begin : begin + len(rows)] |= np.where(unknown, BOOK_UNKNOWN, 0).astype(np.uint8)
             sanity.add(batch, book.tops[begin : begin + len(rows)])
             level_count += len(batch.bid_price) + len(batch.ask_price)
-            columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, found)
+            columns = _columns(lines, rows, template, flags[begin : begin + len(rows)], batch, book, texts)
             writer.write(columns.to_batch())
+            if writer.pending_rows:
+                decoder.detach()
     if misfits:
         raise _MisfitError(misfits)
     return Table("depth", sink.getvalue(), len(fates.chain)), level_count
 
 
 def _levels(
-    market: Market,
     lines: Lines,
     rows: Ints,
     template: NDArray[np.int16],
-    templates: TemplateSet,
-    text: bytes,
-    offsets: Ints,
-    book: DayBook,
+    decoder: LevelDecoder,
+    texts: ChunkTexts,
 ) -> Levels:
-    def decode(part: slice) -> Levels:
-        return levels(
-            text,
-            offsets[part],
-            lines.length[rows[part]],
-            template[part],
-            templates,
-            market=market,
-            price_exponent=book.price_exponent,
-            quantity_exponent=book.quantity_exponent,
-        )
-
+    """Decode the levels of the rows, run by run of those that lie in one chunk; the arrays are overwritten by the next call."""
+    chunk, offset, length = lines.chunk[rows], lines.offset[rows], lines.length[rows]
+    edges = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(rows)]
+    decoder.begin(len(rows), int(length.sum(dtype=np.int64)))
     try:
-        return decode(slice(None))
+        for begin, end in pairwise(edges):
+            part = slice(begin, end)
+            decoder.add(texts[int(chunk[begin])], offset[part], length[part], template[part])
     except WireError:
-        places: set[tuple[int, int]] = set()
-        for row in range(len(rows)):
-            try:
-                decode(slice(row, row + 1))
-            except WireError:
-                one = rows[row]
-                copies = np.flatnonzero((lines.hash_a == lines.hash_a[one]) & (lines.hash_b == lines.hash_b[one]))
-                places |= set(zip(lines.chunk[copies].tolist(), lines.offset[copies].tolist(), strict=True))
-        raise _MisfitError(frozenset(places)) from None
+        raise _MisfitError(_misfits(lines, rows, template, decoder, texts)) from None
+    return decoder.levels()
+
+
+def _misfits(
+    lines: Lines, rows: Ints, template: NDArray[np.int16], decoder: LevelDecoder, texts: ChunkTexts
+) -> frozenset[tuple[int, int]]:
+    """Return the places of all copies of the frames that do not fit."""
+    places: set[tuple[int, int]] = set()
+    for at, row in enumerate(rows.tolist()):
+        decoder.begin(1, int(lines.length[row]))
+        part = slice(row, row + 1)
+        try:
+            decoder.add(texts[int(lines.chunk[row])], lines.offset[part], lines.length[part], template[at : at + 1])
+        except WireError:
+            copies = np.flatnonzero((lines.hash_a == lines.hash_a[row]) & (lines.hash_b == lines.hash_b[row]))
+            places |= set(zip(lines.chunk[copies].tolist(), lines.offset[copies].tolist(), strict=True))
+    return frozenset(places)
 
 
 def _columns(
@@ -344,9 +344,10 @@ def _columns(
     flags: NDArray[np.uint8],
     batch: Levels,
     book: DayBook,
-    found: list[bytes],
+    texts: ChunkTexts,
 ) -> DepthColumns:
-    slow = np.flatnonzero(template == SLOW).tolist()
+    slow = np.flatnonzero(template == SLOW)
+    kept = texts.lines(lines.chunk[rows[slow]], lines.offset[rows[slow]], lines.length[rows[slow]])
     return DepthColumns(
         prev=lines.prev[rows],
         first=lines.first[rows],
@@ -368,7 +369,7 @@ def _columns(
         ask_offsets=batch.ask_offsets,
         ask_price=batch.ask_price,
         ask_quantity=batch.ask_quantity,
-        frame={position: found[position].split(b" ", 1)[1] for position in slow},
+        frame={position: line.split(b" ", 1)[1] for position, line in zip(slow.tolist(), kept, strict=True)},
     )
 
 
@@ -417,10 +418,10 @@ def _write_verbatim(lines: Lines, fates: Fates, texts: ChunkTexts) -> Table:
     places = Places(
         collectors=lines.collectors,
         connections=lines.connections,
-        line=lines.line[rows],
-        connection=lines.connection[rows],
+        line=lines.line[rows].astype(np.int64),
+        connection=lines.connection[rows].astype(np.int64),
         receive_time_ns=lines.receive_time_ns[rows],
-        chunk=lines.chunk[rows],
+        chunk=lines.chunk[rows].astype(np.int64),
         offset=lines.offset[rows],
         length=lines.length[rows],
     )

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import DIGITS_MAX, Int8s, Int16s, Int32s, Int64s, Words, hash_ranges
+from twintape.columns.kernel import DIGITS_MAX, Int64s, hash_line
 from twintape.columns.match import decode_levels, receive_time, scan_lines
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover
 from twintape.core import wire
@@ -23,10 +23,14 @@ from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market
 
 __all__ = [
+    "HEADER",
+    "HEADER_WORDS",
     "SLOW",
     "TEMPLATES_MAX",
     "UNDECODABLE",
+    "UNSEEDED",
     "Headers",
+    "LevelDecoder",
     "Levels",
     "TemplateSet",
     "discover",
@@ -41,48 +45,62 @@ SLOW = -1
 UNDECODABLE = -2
 """Template code of a frame that is no depth frame, or an impossible one."""
 
+UNSEEDED = (np.uint64(0), np.uint64(0))
+"""The seed of digests that are compared only with each other."""
+
 _INT64_MAX = 2**63 - 1
 _LEVEL_BYTES_MIN = len('["0","0"],')
 
 
-@dataclass(slots=True)
+HEADER = np.dtype(
+    [
+        ("receive_time_ns", np.int64),
+        ("event_time_us", np.int64),
+        ("transaction_time_us", np.int64),
+        ("prev", np.int64),
+        ("first", np.int64),
+        ("final", np.int64),
+        ("body_a", np.uint64),
+        ("body_b", np.uint64),
+        ("digest_a", np.uint64),
+        ("digest_b", np.uint64),
+        ("offset", np.int64),
+        ("length", np.int32),
+        ("template", np.int16),
+        ("price_decimals", np.int8),
+        ("quantity_decimals", np.int8),
+    ]
+)
+"""What a line says besides its levels: 96 bytes.
+
+* `receive_time_ns`: nanoseconds since 1970.
+* `event_time_us`: `E`, microseconds since 1970; -1 for undecodable lines, like all ids and times but the receive time.
+* `transaction_time_us`: `T`, microseconds since 1970; -1 where there is none.
+* `prev`, `first`, `final`: the event covers the ids `(prev, final]`; `U`; `u`.
+* `body_a`, `body_b`: hashes of the line's body, which holds both level arrays (see `kernel.hash_line`); 0 for undecodable lines.
+* `digest_a`, `digest_b`: hashes of the whole line and of who heard it on which connection.
+* `offset`: where the line starts in its text; `length` is without its newline.
+* `template`: code in the template set, or `SLOW`, or `UNDECODABLE`.
+* `price_decimals`, `quantity_decimals`: the fewest that represent all prices (quantities) of the event exactly, not those printed.
+"""
+HEADER_WORDS = HEADER.itemsize // 8
+
+
+@dataclass(frozen=True, slots=True)
 class Headers:
-    """What the lines of a text say besides their levels; one element a line, in the order of lines.
+    """The headers of the lines of one text, in their order, and the templates their codes mean: `rows` has the type `HEADER`."""
 
-    Attributes:
-        receive_time_ns: Nanoseconds since 1970.
-        event_time_us: `E`, microseconds since 1970; -1 for undecodable lines, like all ids and times but the receive time.
-        transaction_time_us: `T`, microseconds since 1970; -1 where there is none.
-        prev: The event covers the ids `(prev, final]`.
-        first: `U`.
-        final: `u`.
-        offset: Where the line starts in the text.
-        length: Bytes of the line without its newline.
-        template: Code in the template set, or `SLOW`, or `UNDECODABLE`.
-        bid_count: Levels of the bid side.
-        ask_count: Levels of the ask side.
-        price_decimals: The fewest decimals that represent all prices of the event exactly (not: that were printed).
-        quantity_decimals: Likewise of its quantities.
-        content_hash: uint64[n, 2]: two independent hashes of the text of both level arrays; 0, 0 for undecodable lines.
-    """
-
-    receive_time_ns: Int64s
-    event_time_us: Int64s
-    transaction_time_us: Int64s
-    prev: Int64s
-    first: Int64s
-    final: Int64s
-    offset: Int64s
-    length: Int32s
-    template: Int16s
-    bid_count: Int32s
-    ask_count: Int32s
-    price_decimals: Int8s
-    quantity_decimals: Int8s
-    content_hash: Words
+    rows: NDArray[np.void]
+    templates: TemplateSet
 
     def __len__(self) -> int:
-        return len(self.offset)
+        return len(self.rows)
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        """Return a column; not a copy."""
+        if name not in (HEADER.names or ()):
+            raise AttributeError(name)
+        return self.rows[name]
 
 
 @dataclass(slots=True)
@@ -147,30 +165,36 @@ def frame_of(text: bytes, offset: int, length: int) -> bytes:
     return text[text.index(b" ", offset, offset + length) + 1 : offset + length]
 
 
-def scan(text: bytes, market: Market, templates: TemplateSet) -> Headers:
+def scan(
+    text: bytes, market: Market, templates: TemplateSet, *, seed: tuple[np.uint64, np.uint64] = UNSEEDED, count: int | None = None
+) -> Headers:
     """Return the header of every line of `text`; new templates are added to `templates`.
 
+    Args:
+        text: Lines, whole.
+        market: The stream's market.
+        templates: Shapes that are known.
+        seed: What the lines' digests go on from (`kernel.hash_seed`).
+        count: How many lines there are, if that is known.
+
     Raises:
-        CorruptionError: The text is not whole lines that start with a receive time.
+        CorruptionError: The text is not (so many) whole lines that start with a receive time.
     """
     if text and not text.endswith(b"\n"):
         raise CorruptionError("the text does not end with a newline")
-    count = text.count(b"\n")
+    count = text.count(b"\n") if count is None else count
     buffer = np.frombuffer(text, np.uint8)
-    ids = np.empty((7, count), np.int64)
-    counts = np.empty((3, count), np.int32)
-    template = np.empty(count, np.int16)
-    decimals = np.empty((2, count), np.int8)
-    hashes = np.empty((count, 2), np.uint64)
+    rows = np.empty(count, HEADER)
+    words = rows.view(np.int64).reshape(count, HEADER_WORDS)
     row = position = code = 0
     while True:
         tables = templates.tables
-        row, position, code = scan_lines(
-            buffer, position, row, code, market is Market.SPOT, *tables, ids, counts, template, decimals, hashes
-        )
+        row, position, code = scan_lines(buffer, position, row, code, market is Market.SPOT, seed[0], seed[1], *tables, words)
         if row == count:
             break
-        end = text.index(b"\n", position)
+        end = text.find(b"\n", position)
+        if end < 0:
+            break
         received, start = receive_time(buffer, position)
         if start < 0:
             raise CorruptionError(
@@ -182,65 +206,123 @@ def scan(text: bytes, market: Market, templates: TemplateSet) -> Headers:
         if found is not None and templates.add(found) == known:
             code = known
             continue
-        _slow_header(frame, market, row, ids, counts, template, decimals, hashes)
-        ids[0, row] = received
-        ids[6, row] = position
-        counts[0, row] = end - position
+        rows[row] = _slow_header(frame, market, received, position, hash_line(buffer, position, end, *seed), end - position)
         row += 1
         position = end + 1
-    return Headers(
-        ids[0],
-        ids[1],
-        ids[2],
-        ids[3],
-        ids[4],
-        ids[5],
-        ids[6],
-        counts[0],
-        template,
-        counts[1],
-        counts[2],
-        decimals[0],
-        decimals[1],
-        hashes,
-    )
+    if row != count or position != len(text):
+        raise CorruptionError(f"the text has not the {count} lines it is said to have")
+    return Headers(rows, templates)
 
 
 def _slow_header(
-    frame: bytes, market: Market, row: int, ids: Int64s, counts: Int32s, template: Int16s, decimals: Int8s, hashes: Words
-) -> None:
-    # Fills everything of a line but its place and receive time.
+    frame: bytes, market: Market, received: int, position: int, hashes: tuple[np.uint64, ...], length: int
+) -> tuple[Any, ...]:
+    digest_a, digest_b, body_a, body_b = hashes
     try:
         event = wire.decode_depth(frame, market)
     except WireError:
-        ids[:, row] = -1
-        counts[:, row] = 0
-        template[row] = UNDECODABLE
-        decimals[:, row] = 0
-        hashes[row] = 0
-        return
-    transaction_time = -1 if event.transaction_time_us is None else event.transaction_time_us
-    ids[1:6, row] = event.event_time_us, transaction_time, event.prev_update_id, event.first_update_id, event.final_update_id
-    counts[1:, row] = len(event.bids), len(event.asks)
-    template[row] = SLOW
-    for position in (0, 1):
-        decimals[position, row] = max((_decimals(level[position]) for level in (*event.bids, *event.asks)), default=0)
-    sides = _decode_sides(wire.unwrap(frame))
-    bids, asks = bytes(sides.b), bytes(sides.a)
-    hashes[row] = hash_ranges(np.frombuffer(bids + asks, np.uint8), 0, len(bids), len(bids), len(bids) + len(asks))
+        return (received, -1, -1, -1, -1, -1, 0, 0, digest_a, digest_b, position, length, UNDECODABLE, 0, 0)
+    sides = (*event.bids, *event.asks)
+    return (
+        received,
+        event.event_time_us,
+        -1 if event.transaction_time_us is None else event.transaction_time_us,
+        event.prev_update_id,
+        event.first_update_id,
+        event.final_update_id,
+        body_a,
+        body_b,
+        digest_a,
+        digest_b,
+        position,
+        length,
+        SLOW,
+        max((_decimals(price) for price, _ in sides), default=0),
+        max((_decimals(quantity) for _, quantity in sides), default=0),
+    )
 
 
-class _Sides(msgspec.Struct):
-    b: msgspec.Raw
-    a: msgspec.Raw
+class LevelDecoder:
+    """Decodes the levels of chosen lines of several texts into arrays that are kept and filled anew.
 
+    Args:
+        market: The stream's market.
+        templates: What the codes mean.
+        price_exponent: Power of ten of the price mantissas, -18 to 0; `exponents` says which is fine enough.
+        quantity_exponent: Likewise of the quantities.
+    """
 
-_decode_sides = msgspec.json.Decoder(_Sides).decode
+    def __init__(self, market: Market, templates: TemplateSet, *, price_exponent: int, quantity_exponent: int) -> None:
+        self._market = market
+        self._templates = templates
+        self._exponents = price_exponent, quantity_exponent
+        self._limits = _limits(templates, price_exponent, quantity_exponent)
+        self._values = tuple(np.empty(0, np.int64) for _ in range(4))
+        self.begin(0, 0)
+
+    def begin(self, count: int, size: int) -> None:
+        """Begin with `count` lines that have `size` bytes together; the levels of those before are overwritten."""
+        capacity = size // _LEVEL_BYTES_MIN + 1
+        if len(self._values[0]) < capacity:
+            # The capacity is an upper bound; pages that are never touched cost nothing.
+            self._values = tuple(np.empty(capacity, np.int64) for _ in range(4))
+        self._bid_offsets, self._ask_offsets = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
+        self._row = 0
+
+    def add(self, text: bytes, offsets: Int64s, lengths: NDArray[np.int32], codes: NDArray[np.int16]) -> None:
+        """Decode lines of a text that `scan` has seen, in the order given.
+
+        Args:
+            text: The text.
+            offsets: Where the lines start (`Headers.offset`).
+            lengths: Their lengths.
+            codes: Their templates, none `UNDECODABLE`.
+
+        Raises:
+            WireError: A value is not a whole int64 mantissa at the exponents, or a line is not what `scan` said; names the line.
+        """
+        buffer = np.frombuffer(text, np.uint8)
+        offsets, codes = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(codes, np.int16)
+        first, row = self._row, 0
+        bid_price, bid_quantity, ask_price, ask_quantity = self._values
+        bid_offsets, ask_offsets = self._bid_offsets[first:], self._ask_offsets[first:]
+        while True:
+            row = decode_levels(
+                buffer, row, offsets, codes, *self._templates.tables, self._limits,
+                bid_offsets, bid_price, bid_quantity, ask_offsets, ask_price, ask_quantity,
+            )  # fmt: skip
+            if row == len(offsets):
+                break
+            event = wire.decode_depth(frame_of(text, int(offsets[row]), int(lengths[row])), self._market)
+            where = f"line at byte {offsets[row]}, ids ({event.prev_update_id}, {event.final_update_id}]"
+            for side, start, price, quantity in (
+                (event.bids, bid_offsets, bid_price, bid_quantity),
+                (event.asks, ask_offsets, ask_price, ask_quantity),
+            ):
+                at = int(start[row])
+                start[row + 1] = at + len(side)
+                for index, level in enumerate(side, at):
+                    price[index] = _mantissa(level[0], self._exponents[0], where)
+                    quantity[index] = _mantissa(level[1], self._exponents[1], where)
+            row += 1
+        self._row += row
+
+    def detach(self) -> None:
+        """Leave the arrays to whoever has the levels last returned, and go on with others."""
+        self._values = tuple(np.empty(0, np.int64) for _ in range(4))
+
+    def levels(self) -> Levels:
+        """Return the levels of the lines added since `begin`: views that `begin` makes worthless."""
+        bids, asks = int(self._bid_offsets[-1]), int(self._ask_offsets[-1])
+        bid_price, bid_quantity, ask_price, ask_quantity = self._values
+        return Levels(
+            self._bid_offsets, bid_price[:bids], bid_quantity[:bids], self._ask_offsets, ask_price[:asks], ask_quantity[:asks]
+        )
 
 
 def levels(
     text: bytes,
-    offsets: NDArray[np.int64],
+    offsets: Int64s,
     lengths: NDArray[np.int32],
     codes: NDArray[np.int16],
     templates: TemplateSet,
@@ -249,50 +331,15 @@ def levels(
     price_exponent: int,
     quantity_exponent: int,
 ) -> Levels:
-    """Return the levels of chosen lines of a text that `scan` has seen, in the order given.
-
-    Args:
-        text: The text `scan` was given.
-        offsets: Where the chosen lines start (`Headers.offset`).
-        lengths: Their lengths (`Headers.length`).
-        codes: Their templates (`Headers.template`), none `UNDECODABLE`.
-        templates: The set `scan` was given.
-        market: The stream's market.
-        price_exponent: Power of ten of the price mantissas, -18 to 0; `exponents` says which is fine enough.
-        quantity_exponent: Likewise of the quantities.
+    """Return the levels of chosen lines of one text that `scan` has seen, in the order given; see `LevelDecoder`.
 
     Raises:
-        WireError: A value is not a whole int64 mantissa at the exponents, or a line is not what `scan` said; names the line.
+        WireError: As for `LevelDecoder.add`.
     """
-    count = len(offsets)
-    buffer = np.frombuffer(text, np.uint8)
-    capacity = int(lengths.sum(dtype=np.int64)) // _LEVEL_BYTES_MIN + 1
-    # The capacity is an upper bound; pages that are never touched cost nothing.
-    bid_price, bid_quantity, ask_price, ask_quantity = (np.empty(capacity, np.int64) for _ in range(4))
-    bid_offsets, ask_offsets = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
-    offsets, codes = np.ascontiguousarray(offsets, np.int64), np.ascontiguousarray(codes, np.int16)
-    limits = _limits(templates, price_exponent, quantity_exponent)
-    row = 0
-    while True:
-        row = decode_levels(
-            buffer, row, offsets, codes, *templates.tables, limits, bid_offsets, bid_price, bid_quantity, ask_offsets, ask_price, ask_quantity,
-        )  # fmt: skip
-        if row == count:
-            break
-        event = wire.decode_depth(frame_of(text, int(offsets[row]), int(lengths[row])), market)
-        where = f"line at byte {offsets[row]}, ids ({event.prev_update_id}, {event.final_update_id}]"
-        for side, start, price, quantity in (
-            (event.bids, bid_offsets, bid_price, bid_quantity),
-            (event.asks, ask_offsets, ask_price, ask_quantity),
-        ):
-            at = int(start[row])
-            start[row + 1] = at + len(side)
-            for index, level in enumerate(side, at):
-                price[index] = _mantissa(level[0], price_exponent, where)
-                quantity[index] = _mantissa(level[1], quantity_exponent, where)
-        row += 1
-    bids, asks = int(bid_offsets[-1]), int(ask_offsets[-1])
-    return Levels(bid_offsets, bid_price[:bids], bid_quantity[:bids], ask_offsets, ask_price[:asks], ask_quantity[:asks])
+    decoder = LevelDecoder(market, templates, price_exponent=price_exponent, quantity_exponent=quantity_exponent)
+    decoder.begin(len(offsets), int(lengths.sum(dtype=np.int64)))
+    decoder.add(text, offsets, lengths, codes)
+    return decoder.levels()
 
 
 def _limits(templates: TemplateSet, price_exponent: int, quantity_exponent: int) -> Int64s:

@@ -19,7 +19,7 @@ from twintape.columns.flat import FlatText
 from twintape.columns.kernel import Bytes
 from twintape.columns.kinds import ABSENT
 from twintape.columns.match import receive_time, scan_lines
-from twintape.columns.parse import Levels
+from twintape.columns.parse import HEADER, HEADER_WORDS, UNSEEDED, Levels
 from twintape.columns.render import render_lines
 from twintape.columns.schema import DepthColumns, Template, list_array
 from twintape.columns.templates import TemplateSet, discover_partial
@@ -29,7 +29,7 @@ __all__ = ["HASHES", "level_columns", "partial_lines", "scan_partial"]
 
 Ints = NDArray[np.int64]
 HASHES = (5, 6)
-"""Rows of `FlatText.values` behind the fields: two hashes of the text of both sides."""
+"""Rows of `FlatText.values` behind the fields: two hashes of the text from the first side to the last."""
 
 
 def scan_partial(text: bytes, templates: TemplateSet) -> tuple[FlatText, NDArray[np.int8]]:
@@ -42,16 +42,13 @@ def scan_partial(text: bytes, templates: TemplateSet) -> tuple[FlatText, NDArray
         raise CorruptionError("the text does not end with a newline")
     count = text.count(b"\n")
     buffer = np.frombuffer(text, np.uint8)
-    ids = np.full((7, count), -1, np.int64)
-    counts = np.zeros((3, count), np.int32)
-    template = np.full(count, -1, np.int16)
-    decimals = np.zeros((2, count), np.int8)
-    hashes = np.zeros((count, 2), np.uint64)
+    rows = np.empty(count, HEADER)
+    words = rows.view(np.int64).reshape(count, HEADER_WORDS)
     row = position = code = 0
     spot = False  # the id before the event is the one it names, if any
     while True:
         tables = templates.tables
-        row, position, code = scan_lines(buffer, position, row, code, spot, *tables, ids, counts, template, decimals, hashes)
+        row, position, code = scan_lines(buffer, position, row, code, spot, UNSEEDED[0], UNSEEDED[1], *tables, words)
         if row == count:
             break
         end = text.index(b"\n", position)
@@ -63,14 +60,13 @@ def scan_partial(text: bytes, templates: TemplateSet) -> tuple[FlatText, NDArray
         if found is not None and templates.add(found) == known:
             code = known
             continue
-        # The kernel may have begun to fill what it then gave up.
-        ids[:, row] = received, -1, -1, -1, -1, -1, position
-        counts[0, row] = end - position
-        template[row], decimals[:, row], hashes[row] = -1, 0, 0
+        rows[row] = (received, -1, -1, -1, -1, -1, 0, 0, 0, 0, position, end - position, -1, 0, 0)
         row, position = row + 1, end + 1
-    values = np.concatenate([ids[[5, 1, 2, 4, 3]], hashes.T.view(np.int64)])
+    fields = [rows[name] for name in ("final", "event_time_us", "transaction_time_us", "first", "prev")]
+    values = np.stack([*fields, rows["body_a"].view(np.int64), rows["body_b"].view(np.int64)])
     values[:5][values[:5] < 0] = ABSENT
-    return FlatText(ids[0], ids[6], counts[0], template, values), decimals
+    places = rows["receive_time_ns"].copy(), rows["offset"].copy(), rows["length"].copy(), rows["template"].copy()
+    return FlatText(*places, values), np.stack([rows["price_decimals"], rows["quantity_decimals"]])
 
 
 def level_columns(levels: Levels) -> dict[str, pa.Array]:

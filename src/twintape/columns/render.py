@@ -6,15 +6,27 @@ A row whose template is known is printed by a kernel; a row that carries its fra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from twintape.columns.kernel import Bytes, Int16s, Int64s, inlined, kernel, put_bytes, put_digits, put_integer
+from twintape.columns.kernel import (
+    Bytes,
+    Int16s,
+    Int64s,
+    Words,
+    hash_around,
+    inlined,
+    kernel,
+    put_bytes,
+    put_digits,
+    put_integer,
+)
 from twintape.columns.schema import DECIMALS_MAX, DepthColumns, Template
-from twintape.columns.templates import TemplateSet
+from twintape.columns.templates import Tables, TemplateSet
 from twintape.core.errors import CorruptionError
 
-__all__ = ["render", "render_lines"]
+__all__ = ["Copies", "Printer", "body_parts", "hash_copies", "render", "render_lines"]
 
 _INTEGER_BYTES_MAX = 19
 _NUMBER_BYTES_MAX = _INTEGER_BYTES_MAX + 1 + DECIMALS_MAX
@@ -181,32 +193,184 @@ def render_lines(columns: DepthColumns, templates: Sequence[Template]) -> tuple[
 
 
 def _print(columns: DepthColumns, templates: Sequence[Template], times: Int64s) -> tuple[Bytes, Int64s]:
-    count = len(columns)
-    tables = (templates if isinstance(templates, TemplateSet) else TemplateSet(templates)).tables
-    out = np.empty(_capacity(columns, templates), np.uint8)
-    starts = np.zeros(count + 1, np.int64)
-    integers = np.stack([columns.event_time_us, columns.transaction_time_us, columns.first, columns.final, columns.prev])
-    codes = np.ascontiguousarray(columns.template)
-    if not (-18 <= columns.price_exponent <= 0 and -18 <= columns.quantity_exponent <= 0):
-        raise CorruptionError(f"exponents must be between -18 and 0: {columns.price_exponent}, {columns.quantity_exponent}")
-    if count and int(codes.max()) >= len(templates):
-        raise CorruptionError(f"template {int(codes.max())} of {len(templates)}")
-    scales = _scales(templates, columns)
-    row = 0
-    while True:
-        row = _render(
-            row, count, out, starts, integers, codes, *tables, scales, columns.bid_offsets, columns.bid_price, columns.bid_quantity,
-            columns.ask_offsets, columns.ask_price, columns.ask_quantity, times,
-        )  # fmt: skip
-        if row == count:
-            return out[: starts[-1]], starts
-        frame = columns.frame.get(row)
-        if frame is None or codes[row] >= 0:
-            raise CorruptionError(f"row {row} (final_update_id {columns.final[row]}) cannot be printed by template {codes[row]}")
-        line = b"%d %b\n" % (times[row], frame) if len(times) else frame
-        starts[row + 1] = starts[row] + len(line)
-        out[starts[row] : starts[row + 1]] = np.frombuffer(line, np.uint8)
-        row += 1
+    return Printer(templates).print(columns, times)
+
+
+class Printer:
+    """Prints rows of one file, into a buffer that is kept and overwritten.
+
+    Args:
+        templates: The file's.
+    """
+
+    def __init__(self, templates: Sequence[Template]) -> None:
+        self._templates = templates
+        self.tables: Tables = (templates if isinstance(templates, TemplateSet) else TemplateSet(templates)).tables
+        self._out = np.empty(0, np.uint8)
+
+    def lines(self, columns: DepthColumns) -> tuple[Bytes, Int64s]:
+        """Return what `render_lines` does; the next call overwrites it.
+
+        Raises:
+            CorruptionError: As for `render`.
+        """
+        return self.print(columns, columns.receive_time_ns)
+
+    def print(self, columns: DepthColumns, times: Int64s) -> tuple[Bytes, Int64s]:
+        """Return frames, behind their receive times and with newlines unless `times` is empty; the next call overwrites them.
+
+        Raises:
+            CorruptionError: As for `render`.
+        """
+        count = len(columns)
+        capacity = _capacity(columns, self._templates)
+        if len(self._out) < capacity:
+            self._out = np.empty(capacity, np.uint8)
+        out, starts = self._out, np.zeros(count + 1, np.int64)
+        integers = np.stack([columns.event_time_us, columns.transaction_time_us, columns.first, columns.final, columns.prev])
+        codes = np.ascontiguousarray(columns.template)
+        if not (-18 <= columns.price_exponent <= 0 and -18 <= columns.quantity_exponent <= 0):
+            raise CorruptionError(f"exponents must be between -18 and 0: {columns.price_exponent}, {columns.quantity_exponent}")
+        if count and int(codes.max()) >= len(self._templates):
+            raise CorruptionError(f"template {int(codes.max())} of {len(self._templates)}")
+        scales = _scales(self._templates, columns)
+        row = 0
+        while True:
+            row = _render(
+                row, count, out, starts, integers, codes, *self.tables, scales, columns.bid_offsets, columns.bid_price,
+                columns.bid_quantity, columns.ask_offsets, columns.ask_price, columns.ask_quantity, times,
+            )  # fmt: skip
+            if row == count:
+                return out[: starts[-1]], starts
+            frame = columns.frame.get(row)
+            if frame is None or codes[row] >= 0:
+                where = f"row {row} (final_update_id {columns.final[row]})"
+                raise CorruptionError(f"{where} cannot be printed by template {codes[row]}")
+            line = b"%d %b\n" % (times[row], frame) if len(times) else frame
+            starts[row + 1] = starts[row] + len(line)
+            out[starts[row] : starts[row + 1]] = np.frombuffer(line, np.uint8)
+            row += 1
+
+
+# --- copies ----------------------------------------------------------------------------------------------------------------
+
+
+def body_parts(template: Template) -> tuple[object, ...] | None:
+    """Return how the template prints a body, the text from the first `[` to the last `]`, or None if more than the levels stand there."""
+    sides = [place for place in range(1, len(template.parts), 2) if template.parts[place] in "ba"]
+    if len(sides) != 2 or sides[1] != sides[0] + 2:
+        return None
+    head, tail = "".join(template.parts[: sides[0]]), "".join(template.parts[sides[1] + 1 :])
+    if "[" in head or "]" in tail:
+        return None
+    return (
+        *template.parts[sides[0] : sides[1] + 1],
+        template.price_decimals,
+        template.quantity_decimals,
+        template.level_suffix,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """Further copies of events: those of `row` in some depth columns, each as its own connection heard it.
+
+    Attributes:
+        row: int64[n], positions in the depth columns.
+        event_time_us: int64[n].
+        receive_time_ns: int64[n].
+        template: int16[n], whose body parts are those of the depth row's.
+        seed: uint64[n, 2], of the digests (`kernel.hash_seed`).
+    """
+
+    row: Int64s
+    event_time_us: Int64s
+    receive_time_ns: Int64s
+    template: Int16s
+    seed: Words
+
+
+def hash_copies(columns: DepthColumns, copies: Copies, tables: Tables, body: Words) -> Words:
+    """Return the digests of the copies' lines, printing only what stands around their bodies.
+
+    Args:
+        columns: The depth rows.
+        copies: Their copies.
+        tables: The copies' templates.
+        body: uint64[row, 2], hashes of the depth rows' bodies.
+
+    Raises:
+        CorruptionError: A copy has a number that its template cannot print.
+    """
+    out = np.empty((len(copies.row), 2), np.uint64)
+    scratch = np.empty(len(tables.literals) + 8 * (_INTEGER_BYTES_MAX + 1) + _SLACK, np.uint8)
+    row = _hash_copies(
+        scratch, copies.row, copies.event_time_us, copies.receive_time_ns, copies.template, copies.seed, columns.transaction_time_us,
+        columns.first, columns.final, columns.prev, tables.literals, tables.part, tables.parts, tables.numbers, body, out,
+    )  # fmt: skip
+    if row < len(out):
+        raise CorruptionError(f"a copy of row {copies.row[row]} cannot be printed by template {copies.template[row]}")
+    return out
+
+
+@kernel
+def _hash_copies(
+    scratch: Bytes,
+    rows: Int64s,
+    event_time_us: Int64s,
+    receive_time_ns: Int64s,
+    templates: Int16s,
+    seeds: Words,
+    transaction_time_us: Int64s,
+    first: Int64s,
+    final: Int64s,
+    prev: Int64s,
+    literals: Bytes,
+    part: Int64s,
+    parts: Int64s,
+    numbers: Int64s,
+    body: Words,
+    out: Words,
+) -> int:
+    for place in range(rows.size):
+        row, code = rows[place], np.int64(templates[place])
+        unit = 1000 if numbers[code, 4] == 13 else 1
+        position = put_integer(scratch, 0, receive_time_ns[place])
+        scratch[position] = 32
+        position += 1
+        sides = head = 0
+        for index in range(part[code], part[code + 1]):
+            if sides != 1:  # what stands between the sides is of the body
+                position = put_bytes(scratch, position, literals, parts[index, 0], parts[index, 1])
+            field = parts[index, 2]
+            if field < 0:
+                break
+            if field >= 5:
+                sides += 1
+                if sides == 1:
+                    head = position
+                continue
+            if field == 0:
+                value = event_time_us[place]
+            elif field == 1:
+                value = transaction_time_us[row]
+            elif field == 2:
+                value = first[row]
+            elif field == 3:
+                value = final[row]
+            else:
+                value = prev[row]
+            if field <= 1:
+                whole = value // unit
+                if whole * unit != value:
+                    return place
+                value = whole
+            if value < 0:
+                return place
+            position = put_integer(scratch, position, value)
+        seed = (seeds[place, 0], seeds[place, 1])
+        out[place, 0], out[place, 1] = hash_around(scratch, (0, head), (head, position), (body[row, 0], body[row, 1]), seed)
+    return rows.size
 
 
 def _scales(templates: Sequence[Template], columns: DepthColumns) -> Int64s:

@@ -502,6 +502,11 @@ class TableWriter:
             table = table.set_column(position, self._schema.field(position), words)
         self._writer.write_table(table.combine_chunks(), row_group_size=ROW_GROUP_EVENTS)
 
+    @property
+    def pending_rows(self) -> int:
+        """Rows that wait for more to fill their row group; their batches must not be changed yet."""
+        return self._pending_rows
+
     def close(self) -> None:
         """Write the last row group and the footer; the sink stays open."""
         if self._pending_rows:
@@ -556,14 +561,14 @@ class TableReader:
         """Return what the file's metadata says under `key`; nothing if there is no such key."""
         return bytes((self._file.metadata.metadata or {}).get(key, b""))
 
-    def read(self, row_group: int) -> pa.RecordBatch:
-        """Return the rows of one row group, at most `ROW_GROUP_EVENTS`.
+    def read(self, row_group: int, columns: Sequence[str] | None = None) -> pa.RecordBatch:
+        """Return the rows of one row group, at most `ROW_GROUP_EVENTS`; only some columns, if they are named.
 
         Raises:
             CorruptionError: The bytes are damaged.
         """
         try:
-            table = self._file.read_row_group(row_group)
+            table = self._file.read_row_group(row_group, columns)
         except (pa.ArrowException, OSError) as error:
             raise CorruptionError(f"row group {row_group} cannot be read: {error}") from error
         batches = table.combine_chunks().to_batches()

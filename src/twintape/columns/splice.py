@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from twintape.columns.kernel import kernel
 
-__all__ = ["Path", "assign_epochs", "splice"]
+__all__ = ["Path", "assign_epochs", "never_restarts", "splice"]
 
 Ints = NDArray[np.int64]
 
@@ -60,6 +60,38 @@ def assign_epochs(final: Ints, event_time_us: Ints, start_update_id: int | None 
     order = np.lexsort((final, event_time_us))
     _number_epochs(final[order], order, high, drop_ids, epochs)
     return epochs
+
+
+def never_restarts(final: Ints, event_time_us: Ints, order: Ints, start_update_id: int | None = None, *, drop_ids: int) -> bool:
+    """Return whether `assign_epochs` would give 0 to all events, in a fraction of its time.
+
+    Args:
+        final: int64[n], ends of events.
+        event_time_us: int64[n], their `E`.
+        order: Positions of those that count, by ascending end.
+        start_update_id: As for `assign_epochs`.
+        drop_ids: Likewise.
+    """
+    if len(order) == 0:
+        return True
+    if start_update_id is not None and int(final[order[-1]]) < start_update_id - drop_ids:
+        return False
+    return bool(_never_falls(final, event_time_us, order, drop_ids))
+
+
+@kernel
+def _never_falls(final: Ints, event_time_us: Ints, order: Ints, drop: int) -> bool:
+    # Ids restart where an event ends over `drop` below one with an earlier `E`.
+    low = 0
+    latest = np.int64(-(2**62))
+    for k in range(order.size):
+        row = order[k]
+        while final[order[low]] < final[row] - drop:
+            latest = max(latest, event_time_us[order[low]])
+            low += 1
+        if event_time_us[row] < latest:
+            return False
+    return True
 
 
 @kernel

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.digests import digest_lines, digest_outputs, missing_lines
+from twintape.columns.expand import Outputs
 from twintape.columns.kinds import KINDS, flat_schema
 from twintape.columns.lines import Chunk, ChunkTexts, read_lines
 from twintape.columns.schema import ARRIVAL, COPY, DEPTH, EPOCH_START, GAP_BEFORE, OVERLAP, VERBATIM
@@ -89,8 +90,8 @@ def verify_day(
     Raises:
         CorruptionError: The outputs are not what the raw lines say, or a file is damaged. Nothing may be published.
     """
-    raw = digest_lines(list(chunks))
-    archived = digest_lines(expand(outputs, date))
+    raw = digest_lines(chunks)
+    archived = digest_outputs(outputs, date)
     left, strangers = missing_lines(raw, archived)
     if strangers:
         raise CorruptionError(f"{strangers} archived frames are not among the raw lines, byte for byte")
@@ -118,8 +119,8 @@ def verify_day(
         typed, copies = outputs.reader(kind.table, flat_schema(kind)), outputs.reader("copy", COPY)
         rows += 0 if typed is None else typed.rows + (0 if copies is None else copies.rows)
     return Verified(
-        raw_lines=len(raw.chunk),
-        settled=len(archived.chunk),
+        raw_lines=len(raw),
+        settled=len(archived),
         owed=len(left),
         chain=chain,
         rendered=rows,

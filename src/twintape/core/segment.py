@@ -80,6 +80,7 @@ __all__ = [
     "StreamIndex",
     "believed_times_us",
     "check_digests",
+    "date_of",
     "depth_streams_of",
     "exchange_times_us",
     "format_line",
@@ -215,7 +216,12 @@ def _known(values: Sequence[int | None]) -> list[int]:
     return [value for value in values if value is not None]
 
 
-def _date(day: int) -> str:
+def date_of(day: int) -> str:
+    """Return the date so many days after 1970-01-01.
+
+    >>> date_of(20_000)
+    '2024-10-04'
+    """
     return (datetime.date(1970, 1, 1) + datetime.timedelta(days=day)).isoformat()
 
 
@@ -233,7 +239,7 @@ def _block(
     least, greatest = extent(event_times)
     prevs, finals = _known(prev_ids), _known(final_ids)
     return Block(
-        date=_date(day),
+        date=date_of(day),
         offset=offset,
         size=len(compressed),
         sha256=hashlib.sha256(compressed).hexdigest(),
@@ -350,7 +356,7 @@ def _seal_texts(
         connection=connection,
         sequence=sequence,
         chain=chain,
-        date=_date(greatest_us // _DAY_US),
+        date=date_of(greatest_us // _DAY_US),
         hour=greatest_us // _HOUR_US % 24,
         count=len(texts),
         unchecked_count=unchecked_count,
@@ -461,8 +467,13 @@ def _decompress(compressed: bytes, size_max: int) -> bytes:
     return content
 
 
-def read_block(compressed: bytes, block: Block) -> bytes:
+def read_block(compressed: bytes, block: Block, *, count_lines: bool = True) -> bytes:
     """Return a block's text, checked against the index: size, digest, size of the text, number of lines.
+
+    Args:
+        compressed: The block's zstd frame.
+        block: What the index says of it.
+        count_lines: False for a caller that counts the lines itself.
 
     Raises:
         CorruptionError: They differ.
@@ -470,7 +481,8 @@ def read_block(compressed: bytes, block: Block) -> bytes:
     if len(compressed) != block.size or hashlib.sha256(compressed).hexdigest() != block.sha256:
         raise CorruptionError(f"block at {block.offset}: {len(compressed)} bytes that are not the {block.size} of the index")
     text = _decompress(compressed, block.text_size)
-    if len(text) != block.text_size or text.count(b"\n") != block.count or not text.endswith(b"\n"):
+    counted = text.count(b"\n") if count_lines else block.count
+    if len(text) != block.text_size or counted != block.count or not text.endswith(b"\n"):
         raise CorruptionError(f"block at {block.offset}: its text is not the {block.text_size} bytes of the index")
     return text
 
@@ -577,7 +589,7 @@ def verify_segment(data: bytes) -> Index:
             days = {exchange_times[number] // _DAY_US for number in chunk}
             expect(len(days) == 1, f"the block at {block.offset} holds more than one date")
     greatest_us = max(exchange_times)
-    expect((index.date, index.hour) == (_date(greatest_us // _DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
+    expect((index.date, index.hour) == (date_of(greatest_us // _DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
     first_last = (index.first_receive_time_ns, index.last_receive_time_ns)
     expect(first_last == (receive_times[0], receive_times[-1]), "wrong first or last receive time")
     return index

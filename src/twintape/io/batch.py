@@ -12,14 +12,16 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from twintape.columns.lines import DAY_US, midnight_us
+from twintape.columns.templates import TemplateSet
 from twintape.columns.witness import BOOK_TICKER
 from twintape.core import segment
-from twintape.core.manifest import BookDigest, ClockStatistics, Missing, Proof, Reference, digest
+from twintape.core.manifest import BookDigest, ClockStatistics, Missing, Proof, Reference
 from twintape.core.markets import Market
 from twintape.core.sequence import coverage
 from twintape.core.wire import SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawView
 from twintape.io.outages import Note
+from twintape.io.scratch import Place
 
 __all__ = [
     "WITNESSES",
@@ -88,6 +90,8 @@ class Batch:
         clocks: Key → what the segment's clock lines of the date say; kept because many days share a segment.
         notes: Key → what its collector noted about its connection, likewise.
         scratch: Directory of the scratch disk where the fetched objects are.
+        places: Key → where on the scratch disk the object is.
+        headers: `(key, stream name)` → where the headers of that depth stream's frames are, and what their templates are.
     """
 
     market: Market
@@ -100,6 +104,8 @@ class Batch:
     clocks: dict[str, ClockStatistics | None] = field(default_factory=dict)
     notes: dict[str, list[Note]] = field(default_factory=dict)
     scratch: str = "raw"
+    places: dict[str, Place] = field(default_factory=dict)
+    headers: dict[tuple[str, str], tuple[Place, TemplateSet]] = field(default_factory=dict)
     _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,11 +118,7 @@ class Batch:
     def share(self, scratch: str) -> Batch:
         """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
         view = RawView(dict(self.view.segments), list(self.view.unreadable))
-        return replace(self, view=view, sha256={}, plan=None, clocks={}, notes={}, scratch=scratch)
-
-    def path(self, key: str) -> str:
-        """Return where a raw object is kept on the scratch disk."""
-        return f"{self.scratch}/{digest(key.encode())}.tape.zst"
+        return replace(self, view=view, sha256={}, plan=None, clocks={}, notes={}, scratch=scratch, places={}, headers={})
 
     def recorded(self, symbol: str, stream: str) -> list[KeyedBlock]:
         """Return every block of a stream whose segment is at hand, by key and in order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -10,13 +10,17 @@ import msgspec
 from twintape.core import segment
 from twintape.core.manifest import ClockStatistics, LineStatistics
 from twintape.core.wire import TWINTAPE, parse_control
-from twintape.io.ports import Disk
 
 __all__ = ["clock_of", "joined", "statistics_of", "with_clocks"]
 
 
-def clock_of(disk: Disk, path: str, index: segment.Index, date: str) -> ClockStatistics | None:
+def clock_of(read: Callable[[int, int], bytes], index: segment.Index, date: str) -> ClockStatistics | None:
     """Return what the clock lines of a date in one raw segment say, or None if there are none.
+
+    Args:
+        read: Returns so many bytes (the second argument) of the segment from an offset (the first).
+        index: The segment's.
+        date: The date.
 
     Raises:
         CorruptionError: The segment is damaged.
@@ -24,7 +28,7 @@ def clock_of(disk: Disk, path: str, index: segment.Index, date: str) -> ClockSta
     blocks = [block for stream in index.streams if stream.name == TWINTAPE for block in stream.blocks if block.date == date]
     found = None
     for block in blocks:
-        found = joined(found, statistics_of(segment.read_block(disk.read(path, block.offset, block.size), block)))
+        found = joined(found, statistics_of(segment.read_block(read(block.offset, block.size), block)))
     return found
 
 

@@ -14,13 +14,16 @@ import pyarrow as pa
 from twintape.columns import findings
 from twintape.columns.books import BookRow, SnapshotCopy, SnapshotRow
 from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Region
-from twintape.columns.expand import Outputs, digest_lines, expand, missing_lines
+from twintape.columns.digests import digest_lines, missing_lines
+from twintape.columns.expand import Outputs, expand
 from twintape.columns.fates import Fate
 from twintape.columns.lines import Chunk
 from twintape.columns.merge import DayRequest, merge_depth_day
 from twintape.columns.messages import merge_messages_day
+from twintape.columns.parse import HEADER, Headers
 from twintape.columns.schema import SNAPSHOT, Table, TableReader
 from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
+from twintape.columns.templates import TemplateSet
 from twintape.columns.verify import Verified, verify_day
 from twintape.columns.witness import partial_levels
 from twintape.columns.worth import line_values
@@ -40,8 +43,8 @@ from twintape.core.manifest import (
 )
 from twintape.core.markets import Market
 from twintape.core.wire import decode_snapshot, recorded_snapshot
-from twintape.io.disk import PosixDisk
 from twintape.io.ports import Disk
+from twintape.io.scratch import Place, Reader
 
 __all__ = ["BlockRef", "DayResult", "DayTask", "merge_day", "read_book", "read_snapshots", "verify_task"]
 
@@ -50,13 +53,23 @@ _LIMIT = re.compile(rb'"url":"[^"]*[?&]limit=(\d{1,5})')
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
-    """A block of a raw segment on the scratch disk. `source` is the segment's position among the merge's inputs."""
+    """A block of a raw segment on the scratch disk.
+
+    Attributes:
+        source: The segment's position among the merge's inputs.
+        place: Where the segment is.
+        collector: Who recorded it.
+        connection: On which connection, as the archive names it.
+        block: Which part of the segment.
+        headers: Of a depth stream: where the headers of the block's lines are, and what their templates are.
+    """
 
     source: int
-    path: str
+    place: Place
     collector: str
     connection: str
     block: segment.Block
+    headers: tuple[Place, TemplateSet] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +151,23 @@ class DayResult:
     fates: Fates = field(default_factory=Fates)
 
 
-def _disk(task: DayTask) -> Disk:
-    return PosixDisk(task.scratch) if isinstance(task.scratch, str) else task.scratch
-
-
-def _loader(disk: Disk, ref: BlockRef) -> Callable[[], bytes]:
+def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
     def load() -> bytes:
-        return segment.read_block(disk.read(ref.path, ref.block.offset, ref.block.size), ref.block)
+        # The pass over the whole object has counted the lines.
+        data = disk.read(ref.place.path, ref.place.offset + ref.block.offset, ref.block.size)
+        return segment.read_block(data, ref.block, count_lines=False)
 
-    return load
+    if ref.headers is None:
+        return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load)
+    place, templates = ref.headers
+
+    def headers() -> Headers:
+        return Headers(np.frombuffer(disk.read(place.path, place.offset, place.size), HEADER), templates)
+
+    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers)
 
 
-def _chunk(disk: Disk, ref: BlockRef) -> Chunk:
-    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, _loader(disk, ref))
-
-
-def _chunks(task: DayTask, disk: Disk) -> list[Chunk]:
+def _chunks(task: DayTask, disk: Reader) -> list[Chunk]:
     chunks = [_chunk(disk, ref) for ref in task.blocks]
     if task.parent:
         outputs = Outputs({table: disk.read(path) for table, path in task.parent.items()})
@@ -161,7 +175,7 @@ def _chunks(task: DayTask, disk: Disk) -> list[Chunk]:
     return chunks
 
 
-def _archived_witnesses(task: DayTask, disk: Disk) -> Iterator[tuple[int | None, Chunk]]:
+def _archived_witnesses(task: DayTask, disk: Reader) -> Iterator[tuple[int | None, Chunk]]:
     """Yield the frames of published witness streams with the levels a side they have, None for bookTicker."""
     for stream, tables in task.archived_witnesses:
         outputs = Outputs({table: disk.read(path) for table, path in tables.items()})
@@ -175,7 +189,7 @@ def _remnants(parent: list[Chunk], raw: list[Chunk]) -> list[Chunk]:
     places: dict[int, list[tuple[int, int]]] = {}
     for row in np.sort(gone).tolist():
         places.setdefault(int(lines.chunk[row]), []).append((int(lines.offset[row]), int(lines.length[row])))
-    return [replace(parent[position], load=_cut(parent[position], kept)) for position, kept in places.items()]
+    return [replace(parent[position], load=_cut(parent[position], kept), headers=None) for position, kept in places.items()]
 
 
 def _cut(chunk: Chunk, kept: list[tuple[int, int]]) -> Callable[[], bytes]:
@@ -192,12 +206,12 @@ def merge_day(task: DayTask) -> DayResult:
     Raises:
         CorruptionError: A block or a parent's output is damaged.
     """
-    disk = _disk(task)
+    disk = Reader(task.scratch)
     chunks = _chunks(task, disk)
     return _merge_depth(task, disk, chunks) if task.spliced else _merge_messages(task, chunks)
 
 
-def _merge_depth(task: DayTask, disk: Disk, chunks: list[Chunk]) -> DayResult:
+def _merge_depth(task: DayTask, disk: Reader, chunks: list[Chunk]) -> DayResult:
     opening = None if task.opening is None else read_book(disk.read(task.opening), "closing")
     archived = [*_archived_witnesses(task, disk)]
     request = DayRequest(
@@ -293,7 +307,7 @@ def verify_task(task: DayTask, outputs: dict[str, bytes], result: DayResult) -> 
         CorruptionError: It is not what the raw lines say. Nothing may be published.
     """
     verified = verify_day(
-        _chunks(task, _disk(task)),
+        _chunks(task, Reader(task.scratch)),
         Outputs(outputs),
         date=task.date,
         market=task.market,
@@ -312,10 +326,10 @@ def verify_task(task: DayTask, outputs: dict[str, bytes], result: DayResult) -> 
 # --- snapshots and books -------------------------------------------------------------------------------------------------------
 
 
-def _recorded_snapshots(task: DayTask, disk: Disk) -> Iterator[SnapshotCopy]:
+def _recorded_snapshots(task: DayTask, disk: Reader) -> Iterator[SnapshotCopy]:
     """Return the REST snapshots of the raw blocks, of the archive and of the parent, each once."""
     seen: set[tuple[str, str, int, int]] = set()
-    raw = (copy for ref in task.snapshots for copy in _decoded(ref.collector, ref.connection, _loader(disk, ref)()))
+    raw = (copy for ref in task.snapshots for copy in _decoded(ref.collector, ref.connection, _chunk(disk, ref).load()))
     archived = (
         copy
         for path in task.archived_snapshots

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
+from twintape.io.allocator import keep_freed_memory
+
 __all__ = ["InlineExecutor", "PoolExecutor"]
 
 T = TypeVar("T")
@@ -33,10 +35,7 @@ class PoolExecutor:
     """
 
     def __init__(self, jobs: int) -> None:
-        # Ctrl-C reaches the whole process group; workers leave it to us, who end them.
-        self._pool = ProcessPoolExecutor(
-            jobs, multiprocessing.get_context("spawn"), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
+        self._pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), initializer=_start)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Return `function(*arguments)`, computed by a worker.
@@ -49,6 +48,12 @@ class PoolExecutor:
     def close(self) -> None:
         """Stop the workers."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start() -> None:
+    # Ctrl-C reaches the whole process group; workers leave it to us, who end them.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
 
 
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:

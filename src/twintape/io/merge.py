@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
+from twintape.columns.parse import HEADER
+from twintape.columns.templates import TemplateSet
 from twintape.columns.witness import BOOK_TICKER, partial_levels
 from twintape.core import names, segment
 from twintape.core.errors import AlreadyExistsError, CorruptionError, NotFoundError
@@ -51,11 +53,16 @@ from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, p
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
 from twintape.io.proofs import proof_of
+from twintape.io.scratch import Pack, Place, Reader, SurveyTask, survey_object
 
 __all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "merge_share"]
 
 MERGES_MAX = 8
 """Days whose bytes are in memory at the same time, at most (fewer with fewer jobs)."""
+FETCHES_MAX = 4
+"""Raw objects that are fetched at the same time for one share; with more jobs, as many."""
+PACKS = ("objects", "headers")
+"""Files of a share on the scratch disk: the raw objects, and the headers of their depth frames."""
 GENERATIONS_MAX = 9999
 CASCADE_MAX = 400
 """How many days in a row one run merges again because a closing book changed."""
@@ -96,6 +103,7 @@ class MergeRun:
         jobs: Days computed at the same time.
         progress: Told how far it is.
         spread: Merges a date's shares on other machines; None for this one.
+        packs: What is on the scratch disk.
     """
 
     store: Store
@@ -108,6 +116,7 @@ class MergeRun:
     jobs: int = 1
     progress: Progress = _silent
     spread: Callable[[Batch, Sequence[Share]], Awaitable[list[DayOutcome]]] | None = None
+    packs: dict[str, Pack] = field(default_factory=dict)
 
 
 async def merge_date(run: MergeRun, market: Market, date: str, *, symbols: Sequence[str] = ()) -> list[DayOutcome]:
@@ -234,9 +243,12 @@ async def merge_share(
 
 def _drop_raw(run: MergeRun, batch: Batch) -> None:
     """Forget the fetched objects: the scratch disk need hold no more than the shares under way."""
-    for key in batch.sha256:
-        run.scratch.remove(batch.path(key))
-    batch.sha256.clear()
+    for name in PACKS:
+        pack = run.packs.pop(f"{batch.scratch}/{name}", None)
+        if pack is not None:
+            pack.remove()
+    for fetched in (batch.sha256, batch.places, batch.headers):
+        fetched.clear()
 
 
 async def _proven_meanwhile(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome | None:
@@ -271,17 +283,18 @@ def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
 
 
 async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
-    """Fetch each raw object once, check its digest and every byte's block, and keep it on the scratch disk."""
-    limit = asyncio.Semaphore(4)
+    """Fetch each raw object once, keep it on the scratch disk, check its digest and, in one pass over its bytes, every statement of its index."""
+    limit = asyncio.Semaphore(max(FETCHES_MAX, run.jobs))
+    raw, headers = (
+        run.packs.setdefault(f"{batch.scratch}/{name}", Pack(run.scratch, f"{batch.scratch}/{name}")) for name in PACKS
+    )
     done = 0
 
     async def one(key: str) -> None:
         nonlocal done
         async with limit:
             try:
-                data = await run.store.get(key)
-                batch.sha256[key] = _checked(data, batch.view.segments[key])
-                _keep(run.scratch, batch.path(key), data)
+                await _fetch_object(run, batch, key, raw, headers)
             except NotFoundError:
                 del batch.view.segments[key]  # a prune was faster
             except CorruptionError as error:
@@ -294,19 +307,33 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     batch.view.unreadable.sort(key=lambda unreadable: unreadable.key)
 
 
-def _checked(data: bytes, raw: RawSegment) -> str:
+async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack, headers: Pack) -> None:
+    segment_of = batch.view.segments[key]
+    data = await run.store.get(key)
     sha256 = digest(data)
-    if not sha256.startswith(raw.key.digest16):
-        raise CorruptionError(f"the object's sha256 is {sha256[:16]}…, its key says {raw.key.digest16}")
-    if segment.verify_segment(data) != raw.index:
+    if not sha256.startswith(segment_of.key.digest16):
+        raise CorruptionError(f"the object's sha256 is {sha256[:16]}…, its key says {segment_of.key.digest16}")
+    place = raw.add(data)
+    found = await run.executor.run(survey_object, SurveyTask(_scratch_of(run), place, batch.market, _connection(segment_of)))
+    if found.index != segment_of.index:
         raise CorruptionError("the index changed while it was read")
-    return sha256
+    kept = headers.add(found.rows)
+    offset = kept.offset
+    for stream in found.index.streams:
+        if stream.name in found.templates:
+            size = stream.count * HEADER.itemsize
+            batch.headers[key, stream.name] = Place(kept.path, offset, size), TemplateSet(found.templates[stream.name])
+            offset += size
+    batch.places[key] = place
+    batch.sha256[key] = sha256
 
 
-def _keep(disk: Disk, path: str, data: bytes) -> None:
-    file = disk.append(path)
-    file.write(data)
-    file.close()
+def _scratch_of(run: MergeRun) -> Disk | str:
+    return run.scratch if run.scratch_root is None else run.scratch_root
+
+
+def _connection(raw: RawSegment) -> str:
+    return f"{raw.key.run8}-{raw.key.connection}"
 
 
 async def _publish_plan(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
@@ -379,7 +406,7 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         verification=verification,
         generation=generation,
         write_id=write_id,
-        scratch=run.scratch,
+        scratch=Reader(_scratch_of(run)),
         created_ns=run.clock.wall_ns(),
         version=run.version,
     )
@@ -426,9 +453,9 @@ async def _task(
         stream=stream,
         date=batch.date,
         spliced=spliced,
-        scratch=run.scratch if run.scratch_root is None else run.scratch_root,
+        scratch=_scratch_of(run),
         sources=len(keys),
-        blocks=[_ref(batch, keys.index(key), key, block) for key, block in blocks],
+        blocks=_refs(batch, keys, blocks, symbol, stream),
         snapshots=[_ref(batch, -1, key, block) for key, block in snapshot_blocks(batch, symbol, stream)],
         tickers=[_ref(batch, -1, key, block) for stream, key, block in witnesses if stream == BOOK_TICKER],
         partials=[
@@ -446,9 +473,27 @@ async def _task(
     return task, [batch.view.segments[key] for key in keys], carried
 
 
-def _ref(batch: Batch, source: int, key: str, block: segment.Block) -> BlockRef:
+def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: tuple[Place, TemplateSet] | None = None) -> BlockRef:
     raw = batch.view.segments[key]
-    return BlockRef(source, batch.path(key), raw.key.collector, f"{raw.key.run8}-{raw.key.connection}", block)
+    return BlockRef(source, batch.places[key], raw.key.collector, _connection(raw), block, headers)
+
+
+def _refs(batch: Batch, keys: list[str], blocks: Sequence[tuple[str, segment.Block]], symbol: str, stream: str) -> list[BlockRef]:
+    """Return the stream's blocks as the day's task names them, those of a depth stream with their headers."""
+    source = {key: position for position, key in enumerate(keys)}
+    headers: dict[tuple[str, int], tuple[Place, TemplateSet]] = {}
+    for key in keys:
+        for index in batch.view.segments[key].index.streams:
+            found = batch.headers.get((key, index.name)) if (index.symbol, index.stream) == (symbol, stream) else None
+            if found is None:
+                continue
+            place, templates = found
+            offset = place.offset
+            for block in index.blocks:
+                size = block.count * HEADER.itemsize
+                headers[key, block.offset] = Place(place.path, offset, size), templates
+                offset += size
+    return [_ref(batch, source[key], key, block, headers.get((key, block.offset))) for key, block in blocks]
 
 
 async def _archived_snapshots(run: MergeRun, batch: Batch, symbol: str) -> list[str]:
@@ -478,7 +523,9 @@ async def _fetch_output(run: MergeRun, output: Output) -> str:
         raise CorruptionError(f"{output.key}: sha256 {digest(data)}, the proof says {output.sha256}", hint="restore it first")
     path = f"outputs/{output.sha256}.parquet"
     if path not in run.scratch.list("outputs"):
-        _keep(run.scratch, path, data)
+        file = run.scratch.append(path)
+        file.write(data)
+        file.close()
     return path
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ import msgspec
 from twintape.core import segment
 from twintape.core.manifest import GapRecord
 from twintape.core.wire import TWINTAPE, parse_control
-from twintape.io.ports import Disk
 
 __all__ = ["Note", "notes_of", "with_notes"]
 
@@ -29,15 +28,19 @@ class Note:
     text: str
 
 
-def notes_of(disk: Disk, path: str, index: segment.Index) -> list[Note]:
+def notes_of(read: Callable[[int, int], bytes], index: segment.Index) -> list[Note]:
     """Return what the control lines of a raw segment say about being connected and hearing.
+
+    Args:
+        read: Returns so many bytes (the second argument) of the segment from an offset (the first).
+        index: The segment's.
 
     Raises:
         CorruptionError: The segment is damaged.
     """
     found = []
     for block in (block for stream in index.streams if stream.name == TWINTAPE for block in stream.blocks):
-        for time_ns, frame in segment.parse_text(segment.read_block(disk.read(path, block.offset, block.size), block)):
+        for time_ns, frame in segment.parse_text(segment.read_block(read(block.offset, block.size), block)):
             control = parse_control(frame)
             if control is not None:
                 found += _note(time_ns, f"connection {index.connection}", *control)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import msgspec
 
@@ -22,7 +23,7 @@ from twintape.io.catalog import Head, RawSegment
 from twintape.io.clocks import clock_of, with_clocks
 from twintape.io.day import DayResult, DayTask
 from twintape.io.outages import Note, notes_of, with_notes
-from twintape.io.ports import Disk
+from twintape.io.scratch import Place, Reader
 
 __all__ = ["proof_of"]
 
@@ -39,7 +40,7 @@ def proof_of(
     verification: Verification,
     generation: int,
     write_id: str,
-    scratch: Disk,
+    scratch: Reader,
     created_ns: int,
     version: str,
 ) -> Proof:
@@ -119,7 +120,7 @@ def proof_of(
 
 
 def _clocks(
-    scratch: Disk, batch: Batch, parent: Head | None, sources: Sequence[RawSegment]
+    scratch: Reader, batch: Batch, parent: Head | None, sources: Sequence[RawSegment]
 ) -> Iterator[tuple[str, ClockStatistics | None]]:
     """Yield collector and what its clock lines say, for each segment; for those that are gone the parent's proof remembers."""
     settled = set()
@@ -131,19 +132,23 @@ def _clocks(
         if key in settled:
             continue
         if key not in batch.clocks:
-            batch.clocks[key] = clock_of(scratch, batch.path(key), raw.index, batch.date)
+            batch.clocks[key] = clock_of(partial(_read_part, scratch, batch.places[key]), raw.index, batch.date)
         yield raw.key.collector, batch.clocks[key]
 
 
-def _notes(scratch: Disk, batch: Batch, result: DayResult, sources: Sequence[RawSegment]) -> dict[str, list[Note]]:
+def _notes(scratch: Reader, batch: Batch, result: DayResult, sources: Sequence[RawSegment]) -> dict[str, list[Note]]:
     """Return what the collectors noted about their connections, by collector; nobody asks where there is no gap."""
     found: dict[str, list[Note]] = {}
     for raw in sources if any(gap.lines for gap in result.gaps) else ():
         key = raw.info.key
         if key not in batch.notes:
-            batch.notes[key] = notes_of(scratch, batch.path(key), raw.index)
+            batch.notes[key] = notes_of(partial(_read_part, scratch, batch.places[key]), raw.index)
         found.setdefault(raw.key.collector, []).extend(batch.notes[key])
     return found
+
+
+def _read_part(scratch: Reader, place: Place, offset: int, size: int) -> bytes:
+    return scratch.read(place.path, place.offset + offset, size)
 
 
 def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from twintape.columns.expand import digest_lines, expand, missing_lines
+from twintape.columns.digests import digest_lines, missing_lines
+from twintape.columns.expand import expand
 from twintape.columns.lines import Chunk
 from twintape.core import names, segment
 from twintape.core.errors import CorruptionError, NotFoundError, RefusedError

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from twintape.columns.expand import Outputs, digest_lines, expand
+from twintape.columns.digests import digest_outputs
+from twintape.columns.expand import Outputs
 from twintape.columns.kinds import flat_schema, kind_of
 from twintape.columns.verify import check_chain
 from twintape.core.errors import CorruptionError
@@ -60,7 +61,7 @@ async def verify_published(store: Store, proof: Proof) -> None:
         NotFoundError: An output is gone.
     """
     outputs = await read_outputs(store, proof)
-    lines = len(digest_lines(expand(outputs, proof.date)).chunk)
+    lines = len(digest_outputs(outputs, proof.date))
     settled = sum(source.settled for source in proof.inputs)
     if lines != settled:
         raise CorruptionError(f"the outputs render to {lines} raw lines, the proof settled {settled}")

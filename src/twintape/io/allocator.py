@@ -1,0 +1,29 @@
+"""The C library's allocator, set for work that goes through gigabytes in pieces of a megabyte."""
+
+from __future__ import annotations
+
+import ctypes
+
+__all__ = ["keep_freed_memory"]
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+MAPPED_BYTES_MIN = 16 << 20
+"""Larger pieces are given back to the system as soon as they are freed."""
+KEPT_BYTES_MAX = 128 << 20
+"""Freed memory that is kept, at most, at the end of the heap."""
+
+
+def keep_freed_memory() -> bool:
+    """Have freed memory used again instead of returned to the system.
+
+    Otherwise each decompressed block is memory the kernel has to clear first: that costs twice what decompressing does.
+
+    Returns:
+        Whether the C library is one that can be told (glibc).
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is None:
+        return False
+    return all(
+        set_option(option, size) for option, size in ((_MMAP_THRESHOLD, MAPPED_BYTES_MIN), (_TRIM_THRESHOLD, KEPT_BYTES_MAX))
+    )

@@ -1,0 +1,42 @@
+"""Freed memory is used again."""
+
+import subprocess
+import sys
+
+import pytest
+
+from twintape.io import allocator
+from twintape.io.allocator import keep_freed_memory
+
+PIECES = """
+import resource
+from twintape.io.allocator import keep_freed_memory
+kept = {keep} and keep_freed_memory()
+for _ in range(20):
+    pieces = [bytearray(1 << 20) for _ in range(8)]
+    del pieces
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    pieces = [bytearray(1 << 20) for _ in range(8)]
+    del pieces
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(keep):
+    ran = subprocess.run([sys.executable, "-c", PIECES.format(keep=keep)], check=True, capture_output=True, text=True)
+    kept, count = ran.stdout.split()
+    return kept == "True", int(count)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc alone has such options")
+def test_pieces_of_a_megabyte_are_not_fetched_from_the_system_again():
+    kept, few = faults(keep=True)
+    _, many = faults(keep=False)
+    assert kept
+    assert few * 4 < many
+
+
+def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch):
+    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: object())
+    assert keep_freed_memory() is False
