@@ -191,3 +191,21 @@ def test_an_empty_recording_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     store, report = imported(tmp_path / "empty")
     assert (report.lines, report.segments, report.dates, keys_of(store)) == (0, 0, [], [])
+
+
+def test_what_an_import_makes_follows_from_what_the_files_hold_and_not_from_their_names(tmp_path: Path) -> None:
+    text = text_of(lines_of(Exchange("BTCUSDT")))
+    keys = {}
+    for name, data in (
+        ("one", text),
+        ("other name", text),
+        ("packed", gzip.compress(text)),
+        ("longer", text + text[: text.index(b"\n") + 1]),
+    ):
+        (tmp_path / name).write_bytes(data)
+        keys[name] = keys_of(imported(tmp_path / name)[0])
+    assert keys["one"] == keys["other name"]
+    # The digest is of the file: another packing or one line more is another import, and neither takes the other's keys.
+    assert not set(keys["one"]) & set(keys["packed"])
+    assert not set(keys["one"]) & set(keys["longer"])
+    assert not set(keys["one"]) & set(keys_of(imported(tmp_path / "one", collector="another")[0]))

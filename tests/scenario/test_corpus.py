@@ -14,7 +14,10 @@ from support.processes import Collector, call, exchange, run
 from twintape.columns.expand import Outputs, expand
 from twintape.columns.schema import DEPTH, TableReader
 from twintape.core import wire
+from twintape.core.gateway import GatewayOptions, Partition
 from twintape.core.markets import Market
+from twintape.core.recut import GatewayView
+from twintape.core.venue import VenueMessage
 
 pytestmark = [*needs_corpus, pytest.mark.slow]
 
@@ -274,3 +277,58 @@ def _snapshot_after(recording, events, count):
         "asks": sorted(asks.items(), key=lambda level: float(level[0])),
     }
     return f"{1723161300000000000} {json.dumps(body, separators=(',', ':'))}\n".encode()
+
+
+def recut_copy(root, capture, name):
+    """Write a copy of a capture whose depth events are cut elsewhere now and then, as some of the exchange's gateways do."""
+    market, paths = Market(capture["market"]), []
+    partition = GatewayOptions(partition=Partition.SPLIT, partition_rate=0.3, seed=len(capture["capture"]))
+    view = GatewayView(0, partition, {market: []})
+    only = capture["symbols"][0]["symbol"] if len(capture["symbols"]) == 1 else None
+    for file in capture["files"]:
+        out = []
+        for line in gzip.decompress((CORPUS / file).read_bytes()).splitlines():
+            time, _, frame = line.partition(b" ")
+            stream = wire.stream_of(frame, snapshot_symbol=only)
+            if wire.is_depth(wire.split_stream(stream)[1]):
+                said = view.feed(VenueMessage(int(time), market, stream, wire.unwrap(frame)))
+                out += [b'%b {"stream":"%b","data":%b}' % (time, one.stream.encode(), one.data) for one in said]
+            else:
+                out.append(line)
+        if file == capture["files"][-1]:
+            out += [b'%b {"stream":"%b","data":%b}' % (time, one.stream.encode(), one.data) for one in view.flush()]
+        path = root / f"{name}-{file}"
+        path.write_bytes(gzip.compress(b"\n".join(out) + b"\n", 1))
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", captures())
+def test_three_lines_one_of_them_cut_differently_make_the_whole_book_and_every_level_of_proof_holds(name, tmp_path):
+    capture = capture_of(name)
+    copies = damaged_copies(tmp_path, capture)
+    copies["gamma"] = recut_copy(tmp_path, capture, "gamma")
+    import_all(tmp_path, capture, copies)
+    merge(tmp_path, capture, call)
+    archive = twintape.open(str(tmp_path / "store"))
+    windows = 0
+    for expected in capture["symbols"]:
+        stream = expected["streams"][0].partition("@")[2]
+        proofs = [archive.proof(capture["market"], expected["symbol"], date, stream) for date in dates_of(capture)]
+        assert [proof.gaps for proof in proofs] == [[] for _ in proofs]
+        assert (proofs[-1].end.update_id, proofs[-1].closing_book.sha256) == (expected["last_u"], expected["final_book_sha256"])
+        windows += sum(proof.windows.equal for proof in proofs)
+        contradicted = sum(proof.tickers.different + proof.tickers.suspect for proof in proofs)
+        for proof in proofs:
+            verdicts = {one.level: one.verdict for one in proof.evidence}
+            assert [verdicts[level] for level in ("V0", "V4", "V6")] == ["held"] * 3
+            # The recordings begin a little before their snapshot.
+            assert verdicts["V2"] in ("held", "limited")
+            assert verdicts["V3"] in ("held", "none")
+            assert (proof.windows.omitted, proof.windows.conflicting, proof.verification.conflicts) == (0, 0, 0)
+            assert {value.collector for value in proof.redundancy} == {"alpha", "beta", "gamma"}
+        # Other cuts ask the witnesses at other ids: what contradicts is the recording's own, and none is added by merging.
+        assert bool(contradicted) == bool(expected["bookTicker_disagree"]) or contradicted <= 2
+    assert windows > 0
+    assert call("verify", "--independent", "--store", tmp_path / "store").count(": ok (") == len(archive.days())

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import TypeVar
 
 from twintape.columns.lines import DAY_US, midnight_us
@@ -55,6 +56,9 @@ WITNESSES = (
 """Streams that say what the top of the book is, and are compared with it."""
 WITNESS_FRAMES_MAX = 2_000_000
 """Witness frames of a stream that are read however many lines have them; of more, one line's and what it may have missed."""
+SILENT_NS_MAX = 300_000_000_000
+"""If nobody recorded anything for longer, what was said meanwhile is unknown."""
+_SILENT = "nobody recorded anything"
 WITNESS_SLACK_NS = 5_000_000_000
 """A line that is silent for so long may have missed what another heard meanwhile; between two of its blocks less goes by."""
 
@@ -330,7 +334,50 @@ def unspliced_reasons(batch: Batch, collectors: set[str], parent: Proof | None) 
         closed |= {name for name in collectors_of(parent) if _not_closed(name) not in parent.reasons}
     reasons = [_not_closed(name) for name in sorted(collectors - closed)]
     reasons += [_not_opened(name) for name in sorted(collectors - _opened(batch, parent))]
-    return reasons + [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+    reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
+    reasons += [_lost_tail(name) for name in sorted(collectors & _new_spools(batch, parent))]
+    return reasons + _silences(batch, parent)
+
+
+def _new_spools(batch: Batch, parent: Proof | None) -> set[str]:
+    """Return the collectors that began a new spool on or after the last date of the one before: nobody knows what that still held of this date."""
+    found = set() if parent is None else {name for name in collectors_of(parent) if _lost_tail(name) in parent.reasons}
+    dates: dict[str, dict[str, list[str]]] = {}
+    fresh: set[tuple[str, str]] = set()
+    for raw in batch.view.segments.values():
+        dates.setdefault(raw.key.collector, {}).setdefault(raw.index.chain.id, []).append(raw.index.date)
+        if raw.index.chain.reason == "new spool":
+            fresh.add((raw.key.collector, raw.index.chain.id))
+    for collector, chain in fresh:
+        begin = min(dates[collector][chain])
+        # Of two chains that begin on one date either may be the later one: then both have something before them.
+        earlier = [max(found) for other, found in dates[collector].items() if other != chain and min(found) <= begin]
+        if batch.date <= begin and any(last <= batch.date for last in earlier):
+            found.add(collector)
+    return found
+
+
+def _silences(batch: Batch, parent: Proof | None) -> list[str]:
+    """Return whether there are times of the date in which nobody recorded anything of the market: what was said then is unknown.
+
+    A collector that is up notes its clock every minute. What pruned segments covered is known from the generation before.
+    """
+    if parent is not None and any(source.key not in batch.view.segments for source in parent.inputs):
+        return [reason for reason in parent.reasons if reason.startswith(_SILENT)]
+    begin = midnight_us(batch.date) * 1000
+    end = begin + DAY_US * 1000
+    spans = [(raw.index.first_receive_time_ns, raw.index.last_receive_time_ns) for raw in batch.view.segments.values()]
+    heard = coverage([(begin - 1, begin), *((max(a, begin), min(b, end)) for a, b in spans), (end, end + 1)])
+    silent = [(a[1], b[0]) for a, b in pairwise(heard) if b[0] - a[1] > SILENT_NS_MAX]
+    if not silent:
+        return []
+    seconds = sum(b - a for a, b in silent) // 10**9
+    clock = (datetime(1970, 1, 1) + timedelta(microseconds=silent[0][0] // 1000)).strftime("%H:%M:%S")
+    return [f"{_SILENT} for {seconds} s of the date, first from {clock}"]
+
+
+def _lost_tail(collector: str) -> str:
+    return f"{collector} began a new spool: what it had not stored of the one before is lost"
 
 
 def _opened(batch: Batch, parent: Proof | None) -> set[str]:

@@ -1,0 +1,104 @@
+"""Why a day whose ids cannot tell is not complete: what was not recorded, what was lost, what nobody knows."""
+
+from typing import Any
+
+import pytest
+
+from support.store import DAYS, MemoryStore, heads, merge, prune, put, time_us
+from twintape.core.markets import Market
+from twintape.core.segment import ChainLink, Sealed, seal
+
+BEFORE, DAY, BEHIND = DAYS
+MINUTE_US = 60_000_000
+
+
+def ticker(at_us: int) -> tuple[int, bytes]:
+    text = f'{{"stream":"btcusdt@markPrice","data":{{"e":"markPriceUpdate","E":{at_us // 1000},"s":"BTCUSDT","p":"1.5"}}}}'
+    return at_us * 1000, text.encode()
+
+
+def segments(collector: str, spans: list[tuple[str, str]], *, chain: str = "a", reason: str = "new spool") -> list[Sealed]:
+    """Return one segment for each span, with a frame a minute."""
+    found: list[Sealed] = []
+    for number, (begin, end) in enumerate(spans):
+        lines = [ticker(at) for at in range(time_us(begin), time_us(end) + 1, MINUTE_US)]
+        link = ChainLink(
+            id=chain * 16, number=number, previous=found[-1].sha256 if found else None, reason=None if number else reason
+        )
+        found.append(
+            seal(lines, collector=collector, market=Market.SPOT, run=chain * 32, connection=1, sequence=number + 1, chain=link)
+        )
+    return found
+
+
+EARLY = (f"{BEFORE}T23:50:00", f"{BEFORE}T23:59:00")
+WHOLE = [EARLY, (f"{DAY}T00:00:00", f"{DAY}T12:00:00"), (f"{DAY}T12:01:00", f"{BEHIND}T00:10:00")]
+
+
+def reasons(store: MemoryStore, tmp_path: Any) -> list[str]:
+    merge(store, tmp_path, [DAY])
+    return heads(store)["BTCUSDT", "markPrice", DAY].reasons
+
+
+def stored(*lines: list[Sealed]) -> MemoryStore:
+    store = MemoryStore()
+    for line in lines:
+        put(store, line)
+    return store
+
+
+def test_a_day_recorded_from_before_it_to_behind_it_is_complete(tmp_path: Any) -> None:
+    assert reasons(stored(segments("tokyo", WHOLE)), tmp_path) == []
+
+
+def test_a_collector_that_recorded_nothing_before_the_date_leaves_it_partial(tmp_path: Any) -> None:
+    store = stored(segments("tokyo", WHOLE[1:]))
+    assert reasons(store, tmp_path) == ["nothing of tokyo before the date"]
+    assert heads(store)["BTCUSDT", "markPrice", DAY].status == "partial"
+    # Whether the raw segments are still there makes no difference.
+    merge(store, tmp_path, [BEHIND])
+    prune(store, grace_h=-1)
+    put(store, segments("paris", WHOLE, chain="b"))
+    assert reasons(store, tmp_path) == ["nothing of tokyo before the date"]
+
+
+def test_a_collector_that_recorded_nothing_behind_the_date_leaves_it_partial(tmp_path: Any) -> None:
+    assert reasons(stored(segments("tokyo", [*WHOLE[:2], (WHOLE[2][0], f"{DAY}T23:59:00")])), tmp_path) == [
+        "tokyo has not closed the date"
+    ]
+
+
+def test_hours_in_which_nobody_recorded_are_unknown(tmp_path: Any) -> None:
+    holed = [EARLY, (WHOLE[1][0], f"{DAY}T09:30:00"), (f"{DAY}T11:00:00", WHOLE[2][1])]
+    store = stored(segments("tokyo", holed))
+    assert reasons(store, tmp_path) == ["nobody recorded anything for 5400 s of the date, first from 09:30:00"]
+    merge(store, tmp_path, [BEFORE, BEHIND])
+    prune(store, grace_h=-1)
+    # Later generations remember, though the segments around the hole are gone.
+    put(store, segments("paris", [(f"{DAY}T13:00:00", f"{DAY}T13:05:00")], chain="b"))
+    assert "nobody recorded anything for 5400 s of the date, first from 09:30:00" in reasons(store, tmp_path)
+
+
+@pytest.mark.parametrize("minutes", [0, 4])
+def test_where_another_collector_recorded_or_the_pause_is_short_nothing_is_unknown(tmp_path: Any, minutes: int) -> None:
+    holed = [EARLY, (WHOLE[1][0], f"{DAY}T09:30:00"), (f"{DAY}T11:00:00", WHOLE[2][1])]
+    helper = [EARLY, (WHOLE[1][0], f"{DAY}T09:40:00"), (f"{DAY}T09:{40 + minutes}:00", WHOLE[2][1])]
+    assert reasons(stored(segments("tokyo", holed), segments("paris", helper, chain="b")), tmp_path) == []
+
+
+def test_a_new_spool_says_that_the_end_of_the_one_before_is_lost(tmp_path: Any) -> None:
+    first, second = segments("tokyo", WHOLE[:2]), segments("tokyo", WHOLE[2:], chain="b")
+    lost = ["tokyo began a new spool: what it had not stored of the one before is lost"]
+    store = stored(first, second)
+    assert reasons(store, tmp_path) == lost
+    merge(store, tmp_path, [BEFORE, BEHIND])
+    prune(store, grace_h=-1)
+    put(store, segments("paris", WHOLE, chain="c"))
+    assert reasons(store, tmp_path) == lost
+
+
+def test_a_spool_that_began_before_and_an_import_lose_nothing(tmp_path: Any) -> None:
+    early = segments("tokyo", [(f"{BEFORE}T10:00:00", f"{BEFORE}T11:00:00")], chain="b")
+    assert reasons(stored(early, segments("tokyo", WHOLE)), tmp_path) == []
+    imported = segments("tokyo", WHOLE[2:], chain="c", reason="import")
+    assert reasons(stored(segments("tokyo", WHOLE[:2]), imported), tmp_path) == []
