@@ -51,6 +51,7 @@ RST = (_fault(FaultKind.RST, 0.4, 0.45),)
 GAP = (_fault(FaultKind.MUTE, 0.4, 0.42),)
 # Whoever comes back meets snapshots from before it left, for a while.
 STALE = (_fault(FaultKind.STALE, 0.35, 0.6), _fault(FaultKind.FIN, 0.4, 0.4))
+STALE_LONG = (_fault(FaultKind.STALE, 0.35, 0.8), _fault(FaultKind.FIN, 0.4, 0.4))  # for whoever takes six seconds to come back
 
 
 def _case(name: str, driver: str, recording: str, about: str, package: str = "", **more: Any) -> Case:
@@ -93,7 +94,7 @@ CASES = (
         "spot",
         "and stale snapshots",
         UBLDC,
-        faults=STALE,
+        faults=STALE_LONG,
         snapshots_min=3,
         **SLOW,
     ),
