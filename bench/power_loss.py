@@ -105,7 +105,8 @@ class Life:
             held_size=rng.choice((2000, 1 << 20)),
         )
         self.capacity = rng.choice((30_000, 1 << 30)) if self.failing else 1 << 30
-        self.error_rate = rng.choice((0.0, 0.01, 0.05)) if self.failing else 0.0
+        rates = (0.0, 0.01, 0.05, 0.3) if self.failing else (0.0,)
+        self.error_rates = {"sync": rng.choice(rates), "write": rng.choice(rates), "create": rng.choice(rates)}
 
     def run(self, *, crash_at=None, done=0.0, power=True):
         """Run the script, cut off before the `crash_at`-th step; return the witness."""
@@ -116,7 +117,7 @@ class Life:
         def fault(step, _path):
             if volume.steps - 1 == crash_at:
                 return DiskFault(Crash(), done)
-            if step != "read" and errors.random() < self.error_rate:
+            if errors.random() < self.error_rates.get(step, 0.0):
                 return DiskFault(OSError(EIO, "Input/output error"), errors.choice(DONE))
             return None
 

@@ -1,0 +1,259 @@
+"""Deliberate mistakes in our own code, each the kind that a tired person makes, and where they are found out.
+
+A mutant is a patch of one source file. Its anchor must be there exactly once: one that no longer matches fails the tests, so that the list
+stays true. `hunt.py` runs the hunters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SOURCE = Path(__file__).resolve().parents[2] / "src"
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake.
+
+    Attributes:
+        name: What is wrong with it.
+        module: The module that is patched.
+        old: The anchor.
+        new: What stands there instead.
+        faults: What goes wrong in the simulations that hunt it; `power` alone: the power-loss test of the spool hunts it.
+        seed: Where it is found out.
+        sign: Part of what the hunter says then.
+        days: How many days the simulations have.
+    """
+
+    name: str
+    module: str
+    old: str
+    new: str
+    faults: str
+    seed: int = 0
+    sign: str = ""
+    days: int = 2
+
+    def path(self) -> Path:
+        return SOURCE / (self.module.replace(".", "/") + ".py")
+
+    def source(self) -> str:
+        """Return the patched source. Raises `ValueError` if the anchor is not there exactly once."""
+        text = self.path().read_text(encoding="utf-8")
+        if text.count(self.old) != 1:
+            raise ValueError(f"{self.name}: the anchor is in {self.path()} {text.count(self.old)} times: {self.old!r}")
+        return text.replace(self.old, self.new)
+
+
+POWER = "power-loss test"
+
+MUTANTS = [
+    # --- the recording path ---
+    Mutant(
+        "an upload is acknowledged before size and digest are checked",
+        "twintape.io.upload",
+        "            found = await store.get(sealed.key)\n",
+        "            return\n",
+        faults="damage",
+    ),
+    Mutant(
+        "already exists is taken as success",
+        "twintape.io.upload",
+        "        except StoreError as error:\n            if attempt",
+        "        except StoreError as error:\n            if type(error).__name__ == 'AlreadyExistsError':\n                return\n            if attempt",
+        faults="damage",
+    ),
+    Mutant(
+        "the local copy goes before the upload",
+        "twintape.io.shipper",
+        "        try:\n            await self._upload(sealed)\n",
+        "        try:\n            self._on_confirmed(market, sealed)\n            await self._upload(sealed)\n",
+        faults="away,kill",
+    ),
+    Mutant(
+        "a failed upload is taken as done",
+        "twintape.io.shipper",
+        "            await self._clock.sleep(pause_s * (0.5 + 0.5 * self._draw()))\n            return False\n",
+        "            self._on_confirmed(market, sealed)\n            return True\n",
+        faults="store,away",
+    ),
+    Mutant(
+        "a failed fsync is ignored",
+        "twintape.io.spool",
+        "            self._make_durable(active, now_ns)\n        except OSError as error:\n            self._fail(state, error)\n            return False\n",
+        "            self._make_durable(active, now_ns)\n        except OSError:\n            active.unsynced.clear()\n            return True\n",
+        faults=POWER,
+    ),
+    Mutant(
+        "a file that failed to sync is synced again",
+        "twintape.io.spool",
+        "        active.file.sync()\n        active.synced_size",
+        "        try:\n            active.file.sync()\n        except OSError:\n            active.file.sync()\n        active.synced_size",
+        faults=POWER,
+    ),
+    Mutant(
+        "lines are acknowledged before the sync",
+        "twintape.io.spool",
+        "        active.file.sync()\n        active.synced_size",
+        "        self._acknowledge('synced', active.path, active.size)\n        active.file.sync()\n        active.synced_size",
+        faults=POWER,
+    ),
+    Mutant(
+        "a segment that ends is not synced",
+        "twintape.io.spool",
+        "            self._make_durable(active, active.last_ns)\n",
+        "            self._vouch(active, active.last_ns)\n",
+        faults=POWER,
+    ),
+    Mutant(
+        "what was not synced is forgotten with its file",
+        "twintape.io.spool",
+        "        state.held[:0] = active.unsynced\n        self._held_size += _size(active.unsynced)\n",
+        "",
+        faults=POWER,
+    ),
+    Mutant(
+        "an active file goes before its sealed one is written",
+        "twintape.io.shelf",
+        "        self._disk.write_atomically(path, answer.data)\n",
+        "        self._disk.remove(retired.path)\n        self._disk.write_atomically(path, answer.data)\n",
+        faults=POWER,
+    ),
+    Mutant(
+        "a start goes by the chain's record alone",
+        "twintape.io.shelf",
+        "        if ahead and ours and (self._head_index",
+        "        if not ahead and ours and (self._head_index",
+        faults=POWER,
+    ),
+    Mutant(
+        "zeros that a lost sector leaves are text",
+        "twintape.core.wire",
+        'b"\\r" in payload or b"\\x00" in payload or not payload',
+        'b"\\r" in payload or not payload',
+        faults=POWER,
+    ),
+    # --- merging ---
+    Mutant(
+        "a merge believes what it wrote instead of what the store has",
+        "twintape.io.merge",
+        "        data = await run.store.get(key)\n        if data != table.data:\n",
+        "        data = table.data\n        if data != table.data:\n",
+        faults="damage",
+    ),
+    Mutant(
+        "a merge deletes what it has merged",
+        "twintape.io.merge",
+        "    return DayOutcome(symbol, stream, batch.date, key, proof.status, generation, fresh=True)\n",
+        "    for source in sources:\n        await run.store.delete(source.info.key)\n"
+        "    return DayOutcome(symbol, stream, batch.date, key, proof.status, generation, fresh=True)\n",
+        faults="none",
+    ),
+    Mutant(
+        "a later generation forgets what the one before has settled",
+        "twintape.io.merge",
+        "    carried = [source for source in lineage if source.key not in at_hand]\n",
+        "    carried = []\n",
+        faults="away",
+        days=3,
+    ),
+    Mutant(
+        "a proof names only the raw objects at hand",
+        "twintape.io.proofs",
+        "    inputs = [*carried, *_inputs(batch, task, sources, result.settled)]\n",
+        "    inputs = _inputs(batch, task, sources, result.settled)\n",
+        faults="away",
+        days=3,
+    ),
+    Mutant(
+        "the neighbours' pins are ignored",
+        "twintape.io.batch",
+        "        batch.heads.get((symbol, stream, neighbour(batch.date, -1))),\n        batch.heads.get((symbol, stream, neighbour(batch.date, 1))),\n",
+        "        None,\n        None,\n",
+        faults="blackout,restart",
+        days=3,
+    ),
+    Mutant(
+        "a day with gaps is not gapped",
+        "twintape.core.manifest",
+        "    if gaps:\n        return Status.GAPPED\n",
+        "",
+        faults="blackout",
+    ),
+    Mutant(
+        "a row behind a gap does not say so",
+        "twintape.columns.merge",
+        "    flags[fates.gap_after >= 0] |= GAP_BEFORE\n",
+        "",
+        faults="blackout",
+    ),
+    Mutant(
+        "short gaps are hidden",
+        "twintape.columns.findings",
+        "    for k in np.flatnonzero(day.flags & GAP_BEFORE).tolist():\n        row = int(chain[k])\n",
+        "    for k in np.flatnonzero(day.flags & GAP_BEFORE).tolist()[1:]:\n        row = int(chain[k])\n",
+        faults="blackout",
+    ),
+    Mutant(
+        "what only one line heard is left out",
+        "twintape.columns.fates",
+        "        rows = rows[fresh]\n",
+        "        rows = rows[fresh & (lines.line[rows] == lines.line[rows[0]])]\n",
+        faults="kill",
+    ),
+    # --- pruning ---
+    Mutant(
+        "a raw object goes that no proof has settled",
+        "twintape.core.manifest",
+        '    if settled is None:\n        return "no proof has settled it"\n',
+        "    if settled is None:\n        return None\n",
+        faults="away,restart",
+    ),
+    Mutant(
+        "frames that a day owes to another are not counted",
+        "twintape.core.manifest",
+        "        if done != count:\n",
+        "        if not done:\n",
+        faults="none",
+    ),
+    Mutant(
+        "an attempt that is not decided is garbage",
+        "twintape.io.prune",
+        "            if head is None or head.proof.generation < key.generation:\n",
+        "            if head is None:\n",
+        faults="away,workers",
+        days=3,
+    ),
+    Mutant(
+        "outputs are deleted whoever names them",
+        "twintape.io.prune",
+        "            if any(output.key == info.key for output in head.proof.outputs):\n                continue\n",
+        "",
+        faults="none",
+    ),
+    Mutant(
+        "readers of the generation before get no grace",
+        "twintape.io.prune",
+        '            if left > 0:\n                plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
+        '            if left > 2**62:\n                plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
+        faults="away",
+        days=3,
+    ),
+    Mutant(
+        "a delete reaches the object beside as well",
+        "twintape.io.prune",
+        "        await run.store.delete(deletion.key)\n",
+        "        async for info in run.store.list(deletion.key.rpartition('/')[0]):\n            await run.store.delete(info.key)\n",
+        faults="restart,blackout",
+    ),
+    # --- reading ---
+    Mutant(
+        "a book is handed out across a gap",
+        "twintape.columns.replay",
+        "                self.lost = True\n",
+        "                self.lost = False\n",
+        faults="blackout,rest",
+    ),
+]
