@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from twintape.cli.compare_svg import histogram, hours, timeline, windows
-from twintape.cli.compare_text import LEVEL_WORDS, percent, rate_text, span_text, time_text
+from twintape.cli.compare_text import LEVEL_WORDS, rate_text, span_text, time_text, worth_text
 from twintape.columns.compare import LEVELS
 from twintape.columns.report import GRAVE, headline, meaning
 from twintape.core.errors import WireError
@@ -48,7 +48,7 @@ def page(report: Report) -> str:
     names = ", ".join(line.name for line in report.lines)
     facts = [
         report.market,
-        f"{len(report.streams)} streams",
+        f"{len(report.streams)} stream{'s' * (len(report.streams) != 1)}",
         names,
         f"{time_text(report.from_us)} to {time_text(report.to_us)} UTC",
     ]
@@ -101,7 +101,7 @@ def _verdict(total: Total) -> str:
     return (
         f'<section class="verdict {_tone(total.findings)}"><div>{escape(total.a)} | {escape(total.b)}</div><b>{escape(headline(total.findings))}</b>'
         f'<span class="soft">{more}</span><table><tr><th>how much is the same</th><th>not the same (95 % bounds)</th></tr>{rows}</table>'
-        f"<ul>{listed}</ul><span class='small'>{total.windows:,} windows in {total.streams} streams were compared</span></section>"
+        f"<ul>{listed}</ul><span class='small'>{total.windows:,} windows in {total.streams} stream{'s' * (total.streams != 1)} were compared</span></section>"
     )
 
 
@@ -129,13 +129,9 @@ def _health(worth: Redundancy) -> str:
         f"<td class=n>{span_text(line.lost_us * 1e3)}</td><td class=n>{span_text(line.saved_us * 1e3)}</td></tr>"
         for line in worth.lines
     )
-    together = "".join(
-        f"<li>{one.lines} line{'s' * (one.lines > 1)}: {one.episodes_per_day:.3g} gaps a day ({one.low:.2g} – {one.high:.2g}), {percent(one.lost)} of the time</li>"
-        for one in worth.together
-    )
     return (
         "<table><tr><th>line</th><th class=n>windows</th><th class=n>available</th><th class=n>holes</th><th class=n>time lost</th>"
-        f"<th class=n>what only it has</th></tr>{rows}</table><p class=soft>An archive of</p><ul class=soft>{together}</ul>"
+        f"<th class=n>what only it has</th></tr>{rows}</table><p class=soft>{escape(worth_text(worth))}</p>"
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from twintape.core.lineup import Lineup, Row
     from twintape.io.listening import ClientState
 
-__all__ = ["LEVEL_WORDS", "live_view", "print_report", "rate_text", "row_text", "span_text"]
+__all__ = ["LEVEL_WORDS", "live_view", "print_report", "rate_text", "row_text", "span_text", "worth_text"]
 
 LEVEL_WORDS = {
     "bytes": "same bytes",
@@ -42,6 +42,8 @@ _MARKS = {"same": "=", "E differs": "~", "cut differently": "≠", "CONTENT DIFF
 STREAMS_MAX = 20
 """Streams that are listed one by one."""
 EXAMPLE_CHARACTERS = 2000
+ESTIMATE_MIN_US = 3_600_000_000
+"""From less than an hour nothing is said of days."""
 
 
 def percent(value: float) -> str:
@@ -107,7 +109,7 @@ def _verdict(total: Total) -> Panel:
     calm = not total.findings or total.findings == ["restamped"]
     style = "bold white on red" if grave else "green" if calm else "yellow"
     lines = [Text(headline(total.findings), style="bold")]
-    lines += [Text(f"also {meaning(name)[0].lower()}{meaning(name)[1:]}") for name in total.findings[1:]]
+    lines += [Text(f"also {meaning(name)}") for name in total.findings[1:]]
     lines.append(Text(f"{total.windows:,} windows in {total.streams} streams", style="dim" if not grave else ""))
     return Panel(Group(*lines), title=f"{total.a} | {total.b}", border_style=style, title_align="left")
 
@@ -175,14 +177,22 @@ def _health(redundancy: Redundancy) -> Table:
     return table
 
 
-def _print_worth(redundancy: Redundancy, console: Console) -> None:
-    if len(redundancy.lines) < 2:
-        return
-    worth = ", ".join(
+def worth_text(redundancy: Redundancy) -> str:
+    """Return how many gaps an archive of one, two, … lines would have."""
+    span_us = redundancy.to_us - redundancy.from_us
+    if span_us < ESTIMATE_MIN_US:
+        return f"{span_text(span_us * 1e3)} are too short to say how many gaps a day one, two or more lines would have"
+    worth = (
         f"{one.lines} line{'s' * (one.lines > 1)}: {one.episodes_per_day:.3g} ({one.low:.2g} – {one.high:.2g})"
         for one in redundancy.together
     )
-    console.print(f"gaps a day with {worth}")
+    return "gaps a day of an archive with " + ", ".join(worth)
+
+
+def _print_worth(redundancy: Redundancy, console: Console) -> None:
+    if len(redundancy.lines) < 2:
+        return
+    console.print(worth_text(redundancy))
     if redundancy.joint:
         console.print(f"{len(redundancy.joint)} holes that no line covers", style="red")
     for pair in redundancy.dependence:

@@ -223,7 +223,7 @@ def findings(pair: Pair) -> list[str]:
     """Return what differs between two lines, the gravest first; empty if nothing does.
 
     `conflict` other quantities for the same ids · `omitted` levels that one line leaves out · `shifted` other windows nearly always ·
-    `recut` other windows now and then · `printed` other text · `restamped` another `E` · `missing` windows only one line heard ·
+    `recut` other windows now and then · `missing` windows only one line heard · `printed` other text · `restamped` another `E` ·
     `nothing` there was nothing to compare.
     """
     if pair.windows_a == 0:
@@ -233,9 +233,9 @@ def findings(pair: Pair) -> list[str]:
         ("omitted", pair.omitted_by_a + pair.omitted_by_b > 0),
         ("shifted", pair.cut_a > _PERSISTENT * pair.windows_a),
         ("recut", 0 < pair.cut_a <= _PERSISTENT * pair.windows_a),
+        ("missing", pair.missing_in_a.windows + pair.missing_in_b.windows > 0),
         ("printed", pair.printed > 0),
         ("restamped", pair.event_time.count > 0),
-        ("missing", pair.missing_in_a.windows + pair.missing_in_b.windows > 0),
     ]
     return [name for name, true in found if true]
 
@@ -315,14 +315,12 @@ def _match(final: Ints, prev: Ints, other_final: Ints, other_prev: Ints) -> Ints
 def _place(one: _Side, two: _Side) -> _Shapes:
     """Give every window inside its region; the regions of edges are -1 again."""
     rows = [np.flatnonzero(side.region >= 0) for side in (one, two)]
-    marks = [
-        np.unique(np.concatenate([side.line.prev[own], side.line.final[own]])) for side, own in zip((one, two), rows, strict=True)
-    ]
+    marks = [_distinct(side.line.prev[own], side.line.final[own]) for side, own in zip((one, two), rows, strict=True)]
     common = _with_cuts(np.intersect1d(marks[0], marks[1], assume_unique=True), one.line.final[rows[0]])
     for side, own in zip((one, two), rows, strict=True):
         # A hole ends a region even where its ids are not a boundary of both. Both numbers only grow: their sum changes with either.
         side.region[own] = np.searchsorted(common, side.line.prev[own], side="right") + side.segment[own]
-    numbers = np.unique(np.concatenate([side.region[own] for side, own in zip((one, two), rows, strict=True)]))
+    numbers = _distinct(one.region[rows[0]], two.region[rows[1]])
     counts, low, high, matched = [], [], [], np.ones(len(numbers), bool)
     for side, own in zip((one, two), rows, strict=True):
         side.region[own] = np.searchsorted(numbers, side.region[own])
@@ -340,6 +338,14 @@ def _place(one: _Side, two: _Side) -> _Shapes:
     for side, own in zip((one, two), rows, strict=True):
         side.region[own] = renumber[side.region[own]]
     return _Shapes(counts[0][~edge], counts[1][~edge], matched[~edge], complete[~edge])
+
+
+def _distinct(*parts: Ints) -> Ints:
+    """Return the values of ascending arrays, each once: merging them is faster than hashing."""
+    values = np.sort(np.concatenate(parts), kind="stable")
+    fresh = np.ones(len(values), bool)
+    fresh[1:] = values[1:] != values[:-1]
+    return values[fresh]
 
 
 def _with_cuts(common: Ints, final: Ints) -> Ints:

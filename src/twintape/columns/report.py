@@ -37,9 +37,9 @@ _MEANING = {
     "omitted": "OMITTED LEVELS: one line leaves out levels that the other mentions for the same ids",
     "shifted": "SHIFTED WINDOWS: the same updates, cut elsewhere nearly every time",
     "recut": "RE-CUT WINDOWS: the same updates, now and then cut elsewhere",
+    "missing": "MISSING: updates that only one of the lines heard",
     "printed": "PRINTED OTHERWISE: the same ids and levels in another text",
     "restamped": "RESTAMPED: the same but for the event time E",
-    "missing": "MISSING: updates that only one of the lines heard",
     "": "IDENTICAL: the same bytes",
 }
 
