@@ -279,7 +279,8 @@ class Session:
         self.lines.append((receive_ns, payload))
         self.size += len(payload)
         # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
-        stream = self.streams.get(payload[11 : payload.find(b'"', 11, 160)])
+        name_end = payload.find(b'"', 11, 160)
+        stream = self.streams.get(payload[11:name_end])
         if stream is None:
             return self._other(payload, now_ns)
         self.frames += 1
@@ -295,7 +296,7 @@ class Session:
         if not memory.depth:
             return _NOTHING
         self._newest_depth = (receive_ns, payload)
-        ids = depth_ids(payload, self.market)
+        ids = depth_ids(payload, self.market, name_end)
         if ids is None:
             return (Notice("depth_without_ids", {"stream": memory.name}),)
         prev, final = ids

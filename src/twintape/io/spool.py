@@ -96,6 +96,7 @@ class _Connection:
     sequence: int = 0
     active: _Active | None = None
     held: list[Line] = field(default_factory=list)
+    held_size: int = 0
     failed: list[Retired] = field(default_factory=list)
     lost: tuple[int, int, int] | None = None  # first and last receive time, number of lines
     closing: bool = False
@@ -226,15 +227,15 @@ class Spool:
 
     def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
         """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
-        return self.write_all([(connection, lines, 0)])
+        return self.write_all([(connection, lines, sum([len(frame) for _, frame in lines]))])
 
     def write_all(self, batches: Iterable[Batch]) -> list[SealedFile]:
         """Do the same for several connections."""
-        for connection, lines, _ in batches:
+        for connection, lines, size in batches:
             state = self._connections[connection]
             if state.held:
                 self._flush(state)  # what has waited goes first, and makes room
-            self._hold(state, lines)
+            self._hold(state, lines, size + LINE_OVERHEAD * len(lines))
             self._flush(state)
         return self._shelf.drain()
 
@@ -272,7 +273,7 @@ class Spool:
         state = self._connections[connection]
         last_ns = state.held[-1][0] if state.held else state.active.last_ns if state.active else 0
         line = max(now_ns, last_ns + 1), wire.close_line(reason=reason, code=code, final=True)
-        self._hold(state, [line], at_any_rate=True)
+        self._hold(state, [line], _size([line]), at_any_rate=True)
         state.closing = True
         self._flush(state)
         self._leave(state)
@@ -322,8 +323,7 @@ class Spool:
         if known_us is None or event_time_us > known_us or is_absurd(known_us, event_time_us, receive_time_ns):
             self._event_time_us = event_time_us
 
-    def _hold(self, state: _Connection, lines: Sequence[Line], *, at_any_rate: bool = False) -> None:
-        size = _size(lines)
+    def _hold(self, state: _Connection, lines: Sequence[Line], size: int, *, at_any_rate: bool = False) -> None:
         room = self._limits.held_size - self._held_size
         if size > room and not at_any_rate:
             count = bisect_right(list(accumulate(_size([line]) for line in lines)), room)
@@ -331,6 +331,7 @@ class Spool:
             lines = lines[:count]
             size = _size(lines)
         state.held.extend(lines)
+        state.held_size += size
         self._held_size += size
 
     def _lose(self, state: _Connection, lines: Sequence[Line]) -> None:
@@ -355,7 +356,9 @@ class Spool:
                 self._fail(state, error)
                 attempts -= 1
                 continue
-            self._held_size -= _size(state.held[:count])
+            size = state.held_size if count == len(state.held) else _size(state.held[:count])
+            state.held_size -= size
+            self._held_size -= size
             del state.held[:count]
             full = active.size >= self._limits.segment_size
             if full or state.held:
@@ -375,7 +378,7 @@ class Spool:
         first_ns, last_ns, count = state.lost
         state.lost = None
         line = last_ns, wire.suspect_line(from_ns=first_ns, to_ns=last_ns, streams=None, reason=f"spool: {count} lines lost")
-        self._hold(state, [line], at_any_rate=True)
+        self._hold(state, [line], _size([line]), at_any_rate=True)
 
     def _fitting(self, active: _Active, lines: Sequence[Line]) -> int:
         """Return how many of the lines belong to this segment; at least one if the segment is new."""
@@ -502,7 +505,9 @@ class Spool:
             active.file.close()
         self._active_size -= active.size
         state.held[:0] = active.unsynced
-        self._held_size += _size(active.unsynced)
+        size = _size(active.unsynced)
+        state.held_size += size
+        self._held_size += size
         state.failed.append(Retired(active.path, active.synced_size))
 
 
