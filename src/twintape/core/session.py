@@ -279,8 +279,7 @@ class Session:
         self.lines.append((receive_ns, payload))
         self.size += len(payload)
         # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
-        name_end = payload.find(b'"', 11, 160)
-        stream = self.streams.get(payload[11:name_end])
+        stream = self.streams.get(payload[11 : (name_end := payload.find(b'"', 11, 160))])
         if stream is None:
             return self._other(payload, now_ns)
         self.frames += 1
