@@ -83,7 +83,6 @@ _IDS_BEHIND_NAME = re.compile(
     rb'","data":\{"e":"depthUpdate","E":\d{13},(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}'
     rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
 )
-_NEWLINE, _RETURN = b"\n\r"
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
 _DEPTH_STREAM = re.compile(r"depth(@[0-9]+ms)?")
 _KINDS = {b"depthUpdate": "depth", b"markPriceUpdate": "markPrice"}
@@ -289,10 +288,7 @@ def event_time_us(frame: bytes) -> int | None:
 def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int] | None:
     """Return `(p, u]` of a depth frame without decoding it, or None.
 
-    Args:
-        frame: The frame.
-        market: Decides what ids mean.
-        name_end: Where the stream's name ends in the frame's wrapper, if that is known: saves looking for the ids.
+    `name_end` is where the stream's name ends in the frame's wrapper, if that is known: saves looking for the ids.
 
     >>> depth_ids(b'{"U":157,"u":160,"pu":149}', Market.USDM), depth_ids(b'{"U":157,"u":160}', Market.SPOT)
     ((149, 160), (156, 160))
@@ -308,8 +304,7 @@ def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int
 
 def recordable(payload: bytes) -> bool:
     """Return whether a text payload can stand on a line of a segment as it is."""
-    # A byte is found by its number seven times as fast as by a text of length one; every frame passes here.
-    if _NEWLINE in payload or _RETURN in payload or 0 in payload or not payload:
+    if 10 in payload or 13 in payload or 0 in payload or not payload:  # numbers are found seven times as fast as texts
         return False
     if payload.isascii():
         return True
