@@ -7,12 +7,14 @@ import msgspec
 import pytest
 
 from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, WrappedStore, keys_of, merge, proof_at, put
+from support.virtual import VirtualClock
 from twintape.core import names
 from twintape.core.errors import CorruptionError, StoreError
 from twintape.core.manifest import Deletion, Missing, PruneReceipt, encode
 from twintape.core.markets import Market
 from twintape.io import catalog
 from twintape.io.catalog import find_head, list_heads, missing_numbers, pruned_numbers, read_segments
+from twintape.io.faults import Fault, Faults, FaultyStore
 
 DAY = DAYS[1]
 
@@ -83,6 +85,15 @@ def test_an_object_that_list_shows_and_nobody_has_is_no_input(store: MemoryStore
     view = asyncio.run(read_segments(Haunted(store), Market.SPOT))
     assert list(view.segments) == keys[2:]
     assert view.unreadable == []
+
+
+def test_damage_on_the_way_is_not_damage_of_the_object(store: MemoryStore) -> None:
+    raw = keys_of(store, "raw/")[0]
+    once = FaultyStore(store, clock=VirtualClock(), faults=Faults(schedule={2: Fault.TRUNCATED}))
+    assert asyncio.run(read_segments(once, Market.SPOT)).unreadable == []
+    assert [incident.fault for incident in once.log] == [Fault.TRUNCATED]
+    always = FaultyStore(store, clock=VirtualClock(), faults=Faults(rates={Fault.CORRUPT: 1.0}, where=lambda _, key: key == raw))
+    assert [found.key for found in asyncio.run(read_segments(always, Market.SPOT)).unreadable] == [raw]
 
 
 def test_a_long_index_is_read_in_two_steps_and_one_that_claims_too_much_not_at_all(

@@ -570,6 +570,9 @@ def test_a_damaged_object_that_is_restored_is_merged(tmp_path: Any) -> None:
     merge(calm, tmp_path)
     assert contents(store) == contents(calm)
     assert depth_head(store).status is Status.COMPLETE
+    assert [day for day, proof in heads(store).items() if proof.unreadable] == [], "nor does another stream go on lacking it"
+    prune(store, **NO_GRACE)
+    assert keys_of(store, "raw/") == []
 
 
 def test_an_index_that_lies_about_its_frames_loses_nothing(tmp_path: Any) -> None:

@@ -212,6 +212,8 @@ def why_due(batch: Batch, symbol: str, stream: str) -> str | None:
     lineage = {source.key for source in head.proof.inputs}
     if any(key not in lineage for key, _ in blocks_of(batch, symbol, stream)):
         return "there is new raw data"
+    if {found.key for found in head.proof.unreadable} - {found.key for found in batch.view.unreadable}:
+        return "raw data that could not be read is readable now, or gone"
     if not is_depth(stream):
         open_ends = [*unreadable_reasons(batch), *unspliced_reasons(batch, collectors_of(head.proof), head.proof)]
         return "it is settled now" if head.proof.reasons and not open_ends else None

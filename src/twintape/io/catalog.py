@@ -7,9 +7,10 @@ other until one is absent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TypeVar
 
 from twintape.core import names, segment
 from twintape.core.errors import CorruptionError, NotFoundError, StoreError
@@ -17,7 +18,19 @@ from twintape.core.manifest import Missing, Plan, Proof, PruneReceipt, Unreadabl
 from twintape.core.markets import Market
 from twintape.io.ports import ObjectInfo, Store
 
-__all__ = ["REQUESTS_MAX", "Head", "RawSegment", "RawView", "find_head", "list_heads", "missing_numbers", "read_segments"]
+__all__ = [
+    "REQUESTS_MAX",
+    "Head",
+    "RawSegment",
+    "RawView",
+    "find_head",
+    "list_heads",
+    "missing_numbers",
+    "read_segments",
+    "sound",
+]
+
+T = TypeVar("T")
 
 REQUESTS_MAX = 16
 """Requests under way at the same time."""
@@ -72,22 +85,36 @@ async def read_segments(store: Store, market: Market, dates: Iterable[str] | Non
     view = RawView()
     limit = asyncio.Semaphore(REQUESTS_MAX)
 
+    async def read_once(info: ObjectInfo, key: names.RawKey) -> RawSegment:
+        index, index_sha256 = await read_index(store, info)
+        _check_key(key, index)
+        return RawSegment(info, key, index, index_sha256)
+
     async def read(info: ObjectInfo, key: names.RawKey) -> None:
         async with limit:
             try:
-                index, index_sha256 = await read_index(store, info)
-                _check_key(key, index)
+                view.segments[info.key] = await sound(lambda: read_once(info, key))
             except NotFoundError:
                 return  # LIST showed a ghost, or a prune was faster: it is no input
             except CorruptionError as error:
                 view.unreadable.append(Unreadable(key=info.key, reason=str(error)))
-                return
-        view.segments[info.key] = RawSegment(info, key, index, index_sha256)
 
     await asyncio.gather(*(read(info, key) for info, key in found.values()))
     view.segments = dict(sorted(view.segments.items()))
     view.unreadable.sort(key=lambda unreadable: unreadable.key)
     return view
+
+
+async def sound(read: Callable[[], Awaitable[T]]) -> T:
+    """Read something and, if it is damaged, once more: the damage may have been done on the way.
+
+    Raises:
+        CorruptionError: It was damaged each time.
+    """
+    try:
+        return await read()
+    except CorruptionError:
+        return await read()
 
 
 async def read_index(store: Store, info: ObjectInfo) -> tuple[segment.Index, str]:

@@ -49,7 +49,7 @@ from twintape.io.batch import (
     why_due,
     witness_blocks,
 )
-from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments
+from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments, sound
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.ports import Clock, Disk, Executor, Store
 from twintape.io.proofs import proof_of
@@ -294,7 +294,7 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
         nonlocal done
         async with limit:
             try:
-                await _fetch_object(run, batch, key, raw, headers)
+                await sound(partial(_fetch_object, run, batch, key, raw, headers))
             except NotFoundError:
                 del batch.view.segments[key]  # a prune was faster
             except CorruptionError as error:
