@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twintape.columns.lines import Chunk
-from twintape.columns.parse import SLOW, UNDECODABLE, TemplateSet, frame_of, scan
+from twintape.columns.parse import SLOW, UNDECODABLE, Headers, TemplateSet, frame_of, scan
 from twintape.columns.schema import DECIMALS_MAX
 from twintape.columns.splice import assign_epochs
 from twintape.core.markets import RULES, Market
@@ -35,7 +35,7 @@ class Heard:
         templates: What `template` is a position in, shared by all lines that are compared; -1: a frame no template prints.
         prev: The window is `(prev, final]`; ids of later epochs are moved up by `EPOCH_IDS` each.
         chunk: Position in `chunks`; `offset` and `length` are the frame's line there.
-        content: uint64[n, 2]: hashes of the text of all levels.
+        content: uint64[n, 2]: hashes of the text from the first level to the last.
         frames: Frames heard, all of them.
         repeats: Of them, further copies of a window with the same content.
         contradictions: Of them, copies of a window with other content: the line contradicts itself.
@@ -116,7 +116,7 @@ def _read(name: str, chunks: Sequence[Chunk], market: Market, templates: Templat
         final = header.final[known]
         late += _late(final, highest.get(chunk.connection, -1))
         highest[chunk.connection] = max(highest.get(chunk.connection, -1), int(final.max(initial=-1)))
-        content = header.content_hash[known]
+        content = _content(header)[known]
         for row in np.flatnonzero(header.template[known] == SLOW).tolist():
             # No template tells what else such a frame says: its whole text, but for `E`, is its content.
             at = int(known[row])
@@ -127,10 +127,14 @@ def _read(name: str, chunks: Sequence[Chunk], market: Market, templates: Templat
         parts["chunk"].append(np.full(len(known), position, np.int32))
     nothing = scan(b"", market, templates)
     empty: dict[str, NDArray[np.generic]] = {column: getattr(nothing, column) for column in _SCANNED}
-    empty |= {"content": nothing.content_hash, "chunk": np.zeros(0, np.int32)}
+    empty |= {"content": _content(nothing), "chunk": np.zeros(0, np.int32)}
     joined = {column: np.concatenate([empty[column], *arrays]) for column, arrays in parts.items()}
     connections = len({chunk.connection for chunk in chunks})
     return Heard(name, chunks, templates, **joined, frames=frames, undecodable=undecodable, late=late, connections=connections)  # type: ignore[arg-type]  # every column by its name
+
+
+def _content(header: Headers) -> NDArray[np.uint64]:
+    return np.stack([header.body_a, header.body_b], axis=1)
 
 
 def _late(final: Ints, before: int) -> int:

@@ -90,7 +90,7 @@ class Listening:
                 "a comparison needs two clients or more, with different names", hint="--a URL --b URL, or --url twice"
             )
         self.states = [ClientState(client) for client in clients]
-        self.lineups: dict[str, Lineup] = {symbol: Lineup(len(clients), away=set(range(len(clients)))) for symbol in symbols}
+        self.lineups: dict[str, Lineup] = {symbol: Lineup(len(clients)) for symbol in symbols}
         self._symbols, self._stream, self._market = list(symbols), stream, market
         self._dialers, self._clock, self._scratch, self._tell = dialers, clock, scratch, tell
         self._heard = asyncio.Event()
@@ -164,9 +164,9 @@ class Listening:
                 finally:
                     state.connected = False
                     socket.close()
-                    for symbol, lineup in self.lineups.items():
-                        for row in lineup.leave(number):
-                            self._tell(symbol, row)
+            for symbol, lineup in self.lineups.items():  # nobody waits for a client that is away
+                for row in lineup.leave(number):
+                    self._tell(symbol, row)
             await self._clock.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
