@@ -282,7 +282,7 @@ def test_every_snapshot_is_listed_with_the_event_it_was_compared_behind():
     run(book, EVENTS)
     found = book.results().snapshots
     assert [(one.last_update_id, one.verdict, one.prev_update_id, one.final_update_id) for one in found] == [
-        (1000, "anchor", None, None),
+        (1000, "anchor", 1000, 1003),
         (1004, "failed", 1003, 1006),
         (1015, "passed", 1012, 1015),
         (5000, "outside", None, None),
@@ -339,3 +339,11 @@ def test_only_the_first_failures_of_partial_books_are_spelled_out(monkeypatch):
     book = day_book(EVENTS, [EXCHANGE.snapshot(1000)], partials=copies)
     run(book, EVENTS)
     assert (book.partial_results().failed, len(book.partial_results().failures)) == (5, 2)
+
+
+def test_a_snapshot_at_the_begin_of_an_event_that_overlaps_the_opening_book_is_compared_behind_it():
+    # The day begins at 1002 inside an event of (1000, 1003]: the opening book is ahead of the snapshot.
+    book = day_book(EVENTS, [EXCHANGE.snapshot(1000)])
+    assert run(book, EVENTS, opening=opening_of(EXCHANGE, 1002)) == [False] * 10
+    assert book.verdicts == ["passed"]
+    assert sha(book) == EXCHANGE.sha256(1030)

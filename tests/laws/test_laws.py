@@ -7,6 +7,8 @@ from support.corpus import captures, load, needs_corpus
 
 CASES, BLOCK = 120, 10
 CORPUS_CASES = 5
+ONCE_BROKEN = (12, 5669)
+"""Cases that found something: windows of restarted ids, a snapshot at the begin of an event that overlaps the opening book."""
 SMALL = {"spot_2021-04-05_cf_10sym", "usdm_2021-04-17_cf_4sym", "coinm_2021-04-17_cf_10sym"}
 """Captures of small books: a whole book is compared behind every event."""
 
@@ -15,6 +17,11 @@ SMALL = {"spot_2021-04-05_cf_10sym", "usdm_2021-04-17_cf_4sym", "coinm_2021-04-1
 def test_the_laws_hold_of_made_up_markets(block):
     for number in range(block * BLOCK, (block + 1) * BLOCK):
         laws.check(number)
+
+
+@pytest.mark.parametrize("number", ONCE_BROKEN)
+def test_what_once_broke_a_law_does_so_no_more(number):
+    laws.check(number)
 
 
 @pytest.mark.corpus

@@ -131,7 +131,6 @@ class DayBook:
     verdicts: list[str] = field(init=False)
     partial_passed: int = field(init=False, default=0)
     partial_failed: int = field(init=False, default=0)
-    _starts: dict[int, list[int]] = field(init=False)
     _met_behind: dict[int, int] = field(init=False)
     _meets: dict[int, list[int]] = field(init=False)
     _failures: list[CheckpointFailure] = field(init=False)
@@ -146,12 +145,15 @@ class DayBook:
         self.tops = np.tile(np.array([NO_BID, 0, NO_ASK, 0], np.int64), (len(self.final), 1))
         self._failures, self._partial_failures, self._differences = [], [], {}
         self._lost = set(self.breaks.tolist())
-        self._starts, self._meets, self._met_behind = {}, {}, {}
+        self._meets, self._met_behind = {}, {}
         for number, copy in enumerate(self.snapshots):
             self._place(number, copy.snapshot.last_update_id, copy.receive_time_ns)
 
     def _place(self, number: int, last_update_id: int, receive_time_ns: int) -> None:
-        """Find the event with `p < L <= u`, behind which the snapshot is met; or `L == p` where the chain begins or goes on after a break."""
+        """Find the event with `p < L <= u`, or `L == p` where the chain begins or goes on after a break: behind it the snapshot is met.
+
+        Where the first event of a day begins before the opening book's id, that book is ahead of a snapshot at `p`; behind the event both are the same.
+        """
         fresh = np.zeros(len(self.final), bool)
         fresh[:1] = True
         fresh[self.breaks] = True
@@ -159,10 +161,8 @@ class DayBook:
         candidates = np.flatnonzero(at_start | ((self.prev < last_update_id) & (last_update_id <= self.final)))
         if len(candidates):
             position = int(candidates[np.argmin(np.abs(self.receive_time_ns[candidates] - receive_time_ns))])
-            meetings = self._starts if at_start[position] else self._meets
-            meetings.setdefault(position, []).append(number)
-            if not at_start[position]:
-                self._met_behind[number] = position
+            self._meets.setdefault(position, []).append(number)
+            self._met_behind[number] = position
 
     def open(self, opening: BookRow | None) -> None:
         """Start from yesterday's closing book, if there is one, the chain goes on from it, and it can be held in today's units."""
@@ -202,8 +202,6 @@ class DayBook:
         for stop in stops:
             if first + begin in self._lost:
                 self.known = False
-            for number in self._starts.get(first + begin, ()):
-                self._meet(number, None, first, 0)
             if self.known:
                 self._apply(first, levels, begin, stop)
             unknown[begin:stop] = not self.known
@@ -221,13 +219,12 @@ class DayBook:
         for column, values in enumerate((top.best_bid, top.bid_quantity, top.best_ask, top.ask_quantity)):
             self.tops[first + begin : first + stop, column] = values
 
-    def _meet(self, number: int, levels: Levels | None, first: int, position: int) -> None:
+    def _meet(self, number: int, levels: Levels, first: int, position: int) -> None:
         copy = self.snapshots[number]
         sides, complete = self._sides(copy.snapshot), self._complete(copy)
         if not self.known:
             self.book.load(*sides)
-            if levels is not None:
-                self._set_top(first + position, self.book.apply(levels, position, position + 1))
+            self._set_top(first + position, self.book.apply(levels, position, position + 1))
             self.known = True
             self.verdicts[number] = "anchor"
             self.region = self.regions[number] = region_of(sides, complete_bid=complete[0], complete_ask=complete[1])

@@ -184,7 +184,6 @@ class _Judge:
         self._day, self._problem, self._ids = day, problem, ids
         self.book, self.known = Book(), False
         self.region: Region | None = None
-        self._starts: dict[int, list[Row]] = {}
         self._meets: dict[int, list[Row]] = {}
         for row in snapshots:
             if row["kind"] == "opening":
@@ -199,18 +198,18 @@ class _Judge:
     def _place(self, row: Row) -> None:
         """Find the event that spans a snapshot: `p < L <= u`, or `L == p` where a chain begins; of several the one heard nearest to it."""
         wanted, last = row["receive_time"], row["last_update_id"]
-        best: tuple[int, int, bool] | None = None
+        best: tuple[int, int] | None = None
         for place, one in enumerate(self._ids):
             at_start = one.fresh and one.prev == last
             if at_start or one.prev < last <= one.final:
                 distance = abs(one.time - wanted)
                 if best is None or distance < best[0]:
-                    best = (distance, place, at_start)
+                    best = (distance, place)
         if best is None:
             self._verdict(row, "outside")
             self._check_region(row, None)
         else:
-            (self._starts if best[2] else self._meets).setdefault(best[1], []).append(row)
+            self._meets.setdefault(best[1], []).append(row)
 
     def _verdict(self, row: Row, found: str) -> None:
         self._day.verdicts[found] += 1
@@ -219,11 +218,10 @@ class _Judge:
                 f"snapshot {row['last_update_id']} of {row['collector']}: the table says {row['verdict']}, it is {found}"
             )
 
-    def _meet(self, snapshot: Row, event: Row | None) -> None:
+    def _meet(self, snapshot: Row, event: Row) -> None:
         if not self.known:
             self.book, self.known = Book.of(snapshot), True
-            if event is not None:
-                self.book.apply(event)
+            self.book.apply(event)
             self.region = region_of(snapshot)
             self._verdict(snapshot, "anchor")
         else:
@@ -245,8 +243,6 @@ class _Judge:
         """Take the next row."""
         if row["flags"] & (GAP_BEFORE | EPOCH_START):
             self.known = False
-        for snapshot in self._starts.get(place, ()):
-            self._meet(snapshot, None)
         if self.known:
             self.book.apply(row)
             self._day.crossed += self.book.crossed()
