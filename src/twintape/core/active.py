@@ -249,14 +249,25 @@ class HourWatch:
 
         Without `receive_time_ns` no time is doubtful.
         """
-        # Nearly every frame's time lies before the end of the hour and not a day behind anything: no more than two comparisons then.
-        at = frame.find(_EVENT_TIME_KEY)
-        digits = frame[at + 4 : at + 17]
-        if at >= 0 and self._digits_from <= digits < self._digits_to and digits.isdigit() and frame[at + 17 : at + 18] == b",":
-            if digits > self._digits:
-                self._digits = digits
-            self._contradicted = False
-            return False
+        return self.fitting([(receive_time_ns, frame)]) == 0
+
+    def fitting(self, lines: Sequence[tuple[int | None, bytes]]) -> int:
+        """Return how many lines, from the front, come before the first whose frame must open a new segment; take their times in."""
+        position = 0
+        for receive_time_ns, frame in lines:
+            # Nearly every time lies before the end of the hour and not a day behind anything: no more than two comparisons then.
+            at = frame.find(_EVENT_TIME_KEY) + 4
+            digits = frame[at : at + 13]
+            if self._digits_from <= digits < self._digits_to and at > 3 and digits.isdigit() and frame[at + 13 : at + 14] == b",":
+                if digits > self._digits:
+                    self._digits = digits
+                self._contradicted = False
+            elif self._raises_hour(frame, receive_time_ns):
+                break
+            position += 1
+        return position
+
+    def _raises_hour(self, frame: bytes, receive_time_ns: int | None) -> bool:
         event_time_us = wire.event_time_us(frame)
         if event_time_us is None:
             return False

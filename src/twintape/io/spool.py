@@ -349,7 +349,7 @@ class Spool:
                 self._admit_loss(state)
             try:
                 active = state.active or self._begin(state, None)
-                count = self._fitting(active, state.held)
+                count = self._fitting(active, state.held, state.held_size)
                 if count:
                     self._append(active, state.held if count == len(state.held) else state.held[:count])
             except OSError as error:
@@ -380,9 +380,11 @@ class Spool:
         line = last_ns, wire.suspect_line(from_ns=first_ns, to_ns=last_ns, streams=None, reason=f"spool: {count} lines lost")
         self._hold(state, [line], _size([line]), at_any_rate=True)
 
-    def _fitting(self, active: _Active, lines: Sequence[Line]) -> int:
+    def _fitting(self, active: _Active, lines: Sequence[Line], lines_size: int) -> int:
         """Return how many of the lines belong to this segment; at least one if the segment is new."""
         size = active.size
+        if size + lines_size < self._limits.segment_size:
+            return active.watch.fitting(lines)
         for position, (receive_time_ns, frame) in enumerate(lines):
             if size >= self._limits.segment_size and (position or active.line_count):
                 return position
