@@ -86,10 +86,6 @@ class Replay:
         self.book.load(*rescaled(chosen.book, columns.price_exponent, columns.quantity_exponent))
         self.region = chosen.book.region.finer(10 ** (chosen.book.price_exponent - columns.price_exponent))
         self.lost = False
-        if self._first and row == 0:
-            for one in self._passed():
-                if one.book.update_id == prev:
-                    self._learn(one, None, 0)
 
     def _passed(self) -> list[SnapshotRow]:
         return [] if self.restarts else [one for one in self.snapshots if one.verdict == "passed"]
@@ -104,7 +100,7 @@ class Replay:
                 found.setdefault(int(row), []).append(one)
         return found
 
-    def _learn(self, snapshot: SnapshotRow, levels: Levels | None, row: int) -> None:
+    def _learn(self, snapshot: SnapshotRow, levels: Levels, row: int) -> None:
         assert self.book is not None
         sides = rescaled(snapshot.book, self.book.price_exponent, self.book.quantity_exponent)
         complete_bid, complete_ask = snapshot.complete_bid, snapshot.complete_ask
