@@ -163,7 +163,7 @@ def test_looking_ahead_stops_where_the_book_is_lost():
     assert replay.region == before
 
 
-def test_a_checkpoint_at_the_opening_teaches_before_the_first_row():
+def test_a_checkpoint_as_old_as_the_opening_teaches_behind_the_first_row():
     exchange = Exchange(Market.USDM, 7, 60)
     heard = hear([event.print() for event in exchange.events(3)], "tokyo", "00000000-1")
     sides = [np.array(side[:2], np.int64) for side in exchange.book(exchange.start_id).levels()]

@@ -94,9 +94,11 @@ class Replay:
         """Return which snapshots are met behind which rows."""
         found: dict[int, list[SnapshotRow]] = {}
         for one in self._passed():
-            for row in np.flatnonzero(
-                (columns.prev[:count] < one.book.update_id) & (one.book.update_id <= columns.final[:count])
-            ):
+            last = one.book.update_id
+            met = (columns.prev[:count] < last) & (last <= columns.final[:count])
+            if self._first and count:
+                met[0] |= columns.prev[0] == last  # nothing comes before it: what speaks of its `p` is met behind it too
+            for row in np.flatnonzero(met):
                 found.setdefault(int(row), []).append(one)
         return found
 
