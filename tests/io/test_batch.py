@@ -1,5 +1,6 @@
 """Why a day whose ids cannot tell is not complete: what was not recorded, what was lost, what nobody knows."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -77,6 +78,45 @@ def test_hours_in_which_nobody_recorded_are_unknown(tmp_path: Any) -> None:
     # Later generations remember, though the segments around the hole are gone.
     put(store, segments("paris", [(f"{DAY}T13:00:00", f"{DAY}T13:05:00")], chain="b"))
     assert "nobody recorded anything for 5400 s of the date, first from 09:30:00" in reasons(store, tmp_path)
+
+
+def test_a_stream_with_few_frames_stays_complete_when_segments_without_them_are_gone(tmp_path: Any) -> None:
+    spans = [EARLY, (WHOLE[1][0], f"{DAY}T04:00:00"), (f"{DAY}T04:01:00", f"{DAY}T20:00:00"), (f"{DAY}T20:01:00", WHOLE[2][1])]
+    other = segments("tokyo", spans)
+    rare = (
+        ticker(time_us(f"{DAY}T01:00:00"))[0] + 7,
+        ticker(0)[1].replace(b"btcusdt", b"rareusdt").replace(b"BTCUSDT", b"RAREUSDT"),
+    )
+    rare_line = rare[0], rare[1].replace(b'"E":0', b'"E":%d' % (rare[0] // 10**6))
+    seen = seal(
+        [rare_line],
+        collector="tokyo",
+        market=Market.SPOT,
+        run="b" * 32,
+        connection=2,
+        sequence=1,
+        chain=ChainLink(id="b" * 16, number=0, previous=None, reason="import"),
+    )
+    store = stored(other, [seen])
+    merge(store, tmp_path, [DAY])
+    assert heads(store)["RAREUSDT", "markPrice", DAY].reasons == []
+    # The other stream's segments go, this one's stays.
+    for sealed in other[1:3]:
+        asyncio.run(store.delete(sealed.key))
+    late = seal(
+        [(rare_line[0] + 9, rare_line[1])],
+        collector="tokyo",
+        market=Market.SPOT,
+        run="c" * 32,
+        connection=3,
+        sequence=1,
+        chain=ChainLink(id="c" * 16, number=0, previous=None, reason="import"),
+    )
+    put(store, [late])
+    merge(store, tmp_path, [DAY])
+    head = heads(store)["RAREUSDT", "markPrice", DAY]
+    assert head.generation == 2
+    assert not [reason for reason in head.reasons if "nobody" in reason]
 
 
 @pytest.mark.parametrize("minutes", [0, 4])

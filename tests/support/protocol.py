@@ -31,6 +31,7 @@ from support.virtual import SECOND_NS, VirtualClock
 from twintape.core import names
 from twintape.core.errors import TwintapeError
 from twintape.core.markets import Market
+from twintape.core.wire import is_depth
 from twintape.io.faults import FAULTS_OF, Fault, Faults, FaultyStore
 from twintape.io.merge import merge_date
 from twintape.io.ports import Store
@@ -194,6 +195,18 @@ def interleaved(
     return store
 
 
+def agree(found: Any, wanted: Any) -> bool:
+    """Return whether two archives hold the same bytes and say the same of them.
+
+    Late data of a stream whose ids cannot tell may meet a day of which half of the raw data is gone, and with it the times at which somebody listened. Such a
+    day stays what it was, partial, where it would be complete had all data come at once.
+    """
+    if found.keys() != wanted.keys() or any(found[day][1] != wanted[day][1] for day in found):
+        return False
+    differing = [day for day in found if found[day][0] != wanted[day][0]]
+    return all(not is_depth(day[1]) and (found[day][0], wanted[day][0]) == ("partial", "complete") for day in differing)
+
+
 def check_interleaving(of: World, first: str, other: str, at: int) -> None:
     """Two runs, one in the middle of the other, publish each day's generations once, lose nothing and agree with an undisturbed night."""
     late = Recorder("zurich", latency_ns=9_000_000, segments=3, tickers=False).seals([Exchange("BTCUSDT", events=12)])
@@ -220,12 +233,12 @@ def check_interleaving(of: World, first: str, other: str, at: int) -> None:
     if "late" in other:
         put(whole, late)
     merge(whole, of.scratch)
-    assert contents(store) == contents(whole), (first, other, at)
+    assert agree(contents(store), contents(whole)), (first, other, at)
     for proof in heads(store).values():
         asyncio.run(verify_published(store, proof))
     prune(store, grace_h=-1, gapped_h=-1)
     assert keys_of(store, "raw/") == []
-    assert contents(store) == contents(whole), (first, other, at)
+    assert agree(contents(store), contents(whole)), (first, other, at)
 
 
 PAIRS = (

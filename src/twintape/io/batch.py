@@ -362,10 +362,13 @@ def _new_spools(batch: Batch, parent: Proof | None) -> set[str]:
 def _silences(batch: Batch, parent: Proof | None) -> list[str]:
     """Return whether there are times of the date in which nobody recorded anything of the market: what was said then is unknown.
 
-    A collector that is up notes its clock every minute. What pruned segments covered is known from the generation before.
+    A collector that is up notes its clock every minute. What pruned segments covered is known from the generation before, and not only those with frames of
+    this stream: what was no silence then is none now.
     """
-    if parent is not None and any(source.key not in batch.view.segments for source in parent.inputs):
-        return [reason for reason in parent.reasons if reason.startswith(_SILENT)]
+    if parent is not None:
+        known = [reason for reason in parent.reasons if reason.startswith(_SILENT)]
+        if not known or any(source.key not in batch.view.segments for source in parent.inputs):
+            return known
     begin = midnight_us(batch.date) * 1000
     end = begin + DAY_US * 1000
     spans = [(raw.index.first_receive_time_ns, raw.index.last_receive_time_ns) for raw in batch.view.segments.values()]
