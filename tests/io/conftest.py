@@ -1,5 +1,6 @@
 """Makes the shared parts of tests/support importable, and starts real object stores where they are installed."""
 
+import contextlib
 import shutil
 import sys
 from pathlib import Path
@@ -23,12 +24,18 @@ def radosgw():
         yield endpoint
 
 
+@contextlib.contextmanager
 def _small_server(name, directory):
     from support import object_stores
 
     if shutil.which("uvx") is None:
         pytest.skip(f"{name} is started by uvx, which is not installed")
-    return getattr(object_stores, name)(directory)
+    with contextlib.ExitStack() as stack:
+        try:
+            endpoint = stack.enter_context(getattr(object_stores, name)(directory))
+        except RuntimeError as error:
+            pytest.skip(f"{name} did not start, perhaps because uvx cannot fetch it: {error}")
+        yield endpoint
 
 
 @pytest.fixture(scope="session")
