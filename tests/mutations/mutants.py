@@ -110,8 +110,8 @@ MUTANTS = [
     Mutant(
         "what was not synced is forgotten with its file",
         "twintape.io.spool",
-        "        state.held[:0] = active.unsynced\n        self._held_size += _size(active.unsynced)\n",
-        "",
+        "        state.held[:0] = active.unsynced\n        size = _size(active.unsynced)\n",
+        "        size = 0\n",
         faults=POWER,
     ),
     Mutant(
@@ -131,8 +131,8 @@ MUTANTS = [
     Mutant(
         "zeros that a lost sector leaves are text",
         "twintape.core.wire",
-        'b"\\r" in payload or b"\\x00" in payload or not payload',
-        'b"\\r" in payload or not payload',
+        "13 in payload or 0 in payload or not payload",
+        "13 in payload or not payload",
         faults=POWER,
     ),
     # --- merging ---
@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant(
         "what only one line heard is left out",
         "twintape.columns.fates",
-        "        rows = rows[fresh]\n",
-        "        rows = rows[fresh & (lines.line[rows] == lines.line[rows[0]])]\n",
+        "        rows = begin + np.flatnonzero(fresh)\n",
+        "        rows = begin + np.flatnonzero(fresh & (line == line[0]))\n",
         faults="kill",
     ),
     # --- pruning ---
@@ -215,8 +215,9 @@ MUTANTS = [
         "frames that a day owes to another are not counted",
         "twintape.core.manifest",
         "        if done != count:\n",
-        "        if not done:\n",
-        faults="none",
+        "        if done > count:\n",
+        faults="workers",
+        days=3,
     ),
     Mutant(
         "an attempt that is not decided is garbage",

@@ -11,7 +11,7 @@ from twintape.core.gateway import Partition
 from twintape.io.faults import Fault, Faults, FaultyStore
 from twintape.simulation.exchange import Front
 from twintape.simulation.machine import Machine
-from twintape.simulation.world import MachineClock, World
+from twintape.simulation.world import DAY_NS, MachineClock, World
 
 __all__ = ["Kind", "chosen", "damage_rates", "parse_kinds", "partition_of", "sabotage_all", "sabotage_machine", "store_rates"]
 
@@ -20,6 +20,8 @@ SWARM_SHARE = 0.45
 """Each seed has so many of the kinds: faults that are always there hide each other."""
 PAUSE_S = 30.0
 """About so much machine time passes between the faults of one machine."""
+MIDNIGHT_SHARE = 0.4
+"""So many blackouts are put where days meet: nothing else makes a gap between two proofs."""
 
 
 class Kind(StrEnum):
@@ -96,7 +98,7 @@ def store_rates(kinds: Iterable[Kind]) -> dict[Fault, float]:
 
 def damage_rates(kinds: Iterable[Kind]) -> dict[Fault, float]:
     """Return how often bytes are damaged on their way."""
-    return dict.fromkeys((Fault.DAMAGED, Fault.TRUNCATED, Fault.CORRUPT), 0.002) if Kind.DAMAGE in kinds else {}
+    return dict.fromkeys((Fault.DAMAGED, Fault.TRUNCATED, Fault.CORRUPT), 0.01) if Kind.DAMAGE in kinds else {}
 
 
 def partition_of(kinds: Iterable[Kind], rng: random.Random) -> Partition:
@@ -192,6 +194,9 @@ async def sabotage_all(world: World, fronts: Sequence[Front], kinds: frozenset[K
     while Kind.BLACKOUT in kinds:
         await world.sleep(rng.expovariate(1 / (6 * PAUSE_S)))
         lasts_s = _seconds(rng, 0.5, 40.0)
+        if rng.random() < MIDNIGHT_SHARE:
+            away_ns = DAY_NS - (world.calendar_ns() - world.start_ns) % DAY_NS
+            await world.sleep(away_ns / world.pace / SECOND_NS - rng.random() * lasts_s)
         world.tell("exchange", f"nobody is served, for {lasts_s:.1f} s of machine time", count="blackouts")
         for front in fronts:
             front.refuses = True
