@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from support.lines import Exchange, price_text, quantity_text, wrong
 from twintape.columns.book import book_sha256
-from twintape.columns.books import BookRow, DayBook, decimals_of, mantissas, rescaled
+from twintape.columns.books import BookRow, DayBook, decimals_of, rescaled
 from twintape.columns.checkpoint import EVERYWHERE, Region
+from twintape.columns.decimals import mantissas
 from twintape.columns.parse import Levels
 from twintape.core.markets import Market
 from twintape.core.wire import DepthSnapshot

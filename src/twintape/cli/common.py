@@ -162,7 +162,7 @@ async def merge_run(
         ConfigError: There is no directory `scratch` to write in.
     """
     from twintape import __version__
-    from twintape.io.allocator import keep_freed_memory
+    from twintape.io.allocator import collect_rarely, keep_freed_memory
     from twintape.io.clock import SystemClock
     from twintape.io.disk import PosixDisk
     from twintape.io.executor import InlineExecutor, PoolExecutor
@@ -170,6 +170,7 @@ async def merge_run(
 
     _check_scratch(scratch)
     keep_freed_memory()
+    collect_rarely()
     executor = InlineExecutor() if jobs <= 1 else PoolExecutor(jobs)
     try:
         with tempfile.TemporaryDirectory(prefix="twintape-merge-", dir=scratch) as root:

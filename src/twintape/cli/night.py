@@ -131,7 +131,7 @@ def _open(url: str, *, alone: bool) -> Store:
     from twintape.io.conditions import SoleWriterStore
     from twintape.io.store import open_store
 
-    store = open_store(url, create=False)
+    store = open_store(url, create=False, wait=True)
     return SoleWriterStore(store) if alone else store
 
 

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from twintape.columns.book import NO_ASK, NO_BID, Book, Top, book_sha256, plain_text
 from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Checkpoint, Region, checkpoint, meet, region_of
+from twintape.columns.decimals import decimals_needed, mantissas
 from twintape.columns.parse import Levels
 from twintape.core.evidence import CheckpointFailure, Checkpoints, PartialBooks, SnapshotRecord
 from twintape.core.wire import DepthSnapshot
 
-__all__ = ["BookRow", "DayBook", "SnapshotCopy", "SnapshotRow", "decimals_of", "mantissas", "rescaled"]
+__all__ = ["BookRow", "DayBook", "SnapshotCopy", "SnapshotRow", "decimals_of", "rescaled"]
 
 Ints = NDArray[np.int64]
 EXAMPLES_MAX = 20
@@ -71,24 +72,11 @@ class SnapshotRow:
 def decimals_of(snapshot: DepthSnapshot) -> tuple[int, int]:
     """Return how many digits behind the point the snapshot's prices and quantities need, without trailing zeros."""
     rows = [*snapshot.bids, *snapshot.asks]
-    return (max((_digits(price) for price, _ in rows), default=0), max((_digits(quantity) for _, quantity in rows), default=0))
-
-
-def _digits(text: str) -> int:
-    return len(text.partition(".")[2].rstrip("0"))
+    return decimals_needed([price for price, _ in rows]), decimals_needed([quantity for _, quantity in rows])
 
 
 def _shortest(text: str | None) -> str | None:
     return text.rstrip("0").rstrip(".") if text is not None and "." in text else text
-
-
-def mantissas(texts: Sequence[str], exponent: int) -> Ints:
-    """Return decimals as multiples of `10**exponent`, exactly.
-
-    >>> mantissas(["1.50", "2"], -2).tolist()
-    [150, 200]
-    """
-    return np.array([int(Decimal(text).scaleb(-exponent)) for text in texts], np.int64)
 
 
 @dataclass(slots=True)

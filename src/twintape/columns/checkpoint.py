@@ -169,11 +169,13 @@ def checkpoint(
         ("bid", snapshot[0], snapshot[1], complete_bid, -1, (bid_price, bid_quantity)),
         ("ask", snapshot[2], snapshot[3], complete_ask, 1, (ask_price, ask_quantity)),
     ):
+        changes = {} if event is None else _changes(event, row, side)
+        if _equal(prices, quantities, changes, book_side, sign, complete=complete):
+            continue
         expected = dict(zip(prices.tolist(), quantities.tolist(), strict=True))
         # In terms of sign * price, better is lower on both sides.
         worst = HIGHEST if complete else max((sign * price for price in expected), default=-HIGHEST)
-        if event is not None:
-            expected.update(_changes(event, row, side))
+        expected.update(changes)
         actual = dict(zip(book_side[0].tolist(), book_side[1].tolist(), strict=True))
         for price in sorted(expected.keys() | actual.keys()):
             before, after = expected.get(price, 0), actual.get(price, 0)
@@ -226,6 +228,22 @@ def _as_event(learned: tuple[tuple[str, int, int], ...]) -> Levels:
         return np.array([0, len(rows)], np.int64), np.ascontiguousarray(rows[:, 0]), np.ascontiguousarray(rows[:, 1])
 
     return Levels(*side("bid"), *side("ask"))
+
+
+def _equal(
+    prices: Ints, quantities: Ints, changes: dict[int, int], actual: tuple[Ints, Ints], sign: int, *, complete: bool
+) -> bool:
+    """Return whether a side has no difference at all, which is nearly always so, without looking at it level by level."""
+    worst = HIGHEST if complete else int((sign * prices).max(initial=-HIGHEST))
+    if changes:
+        kept = ~np.isin(prices, np.array([*changes], np.int64))
+        prices = np.concatenate([prices[kept], np.array([*changes], np.int64)])
+        quantities = np.concatenate([quantities[kept], np.array([*changes.values()], np.int64)])
+    found = (quantities != 0) & (sign * prices <= worst)
+    prices, quantities = prices[found], quantities[found]
+    order = np.argsort(sign * prices, kind="stable")
+    near = sign * actual[0] <= worst
+    return np.array_equal(prices[order], actual[0][near]) and np.array_equal(quantities[order], actual[1][near])
 
 
 def _changes(event: Levels, row: int, side: str) -> dict[int, int]:

@@ -15,7 +15,6 @@ from twintape.columns.merge import MergedDay
 from twintape.columns.schema import BOOK_UNKNOWN, EPOCH_START, GAP_BEFORE, LINE_SWITCH
 from twintape.core.evidence import GapLine
 from twintape.core.manifest import EpochStart, Fates, GapRecord, LineStatistics, Overlap, PathRun, Switch, UnknownRange
-from twintape.core.sequence import coverage
 
 __all__ = [
     "epochs",
@@ -208,20 +207,31 @@ def _lines_per_event(day: MergedDay) -> Ints:
     """Return for every event of the chain how many collectors heard it in this form."""
     place = day.fates.place
     known = np.flatnonzero(place >= 0)
-    pairs = np.unique(np.stack([place[known], day.lines.line[known]]), axis=1)
-    return np.bincount(pairs[0], minlength=len(day.fates.chain))
+    count = max(1, len(day.lines.collectors))
+    pairs = place[known].astype(np.int64) * count + day.lines.line[known]
+    if (np.diff(pairs) < 0).any():  # ids of one epoch come in the order of the chain
+        pairs.sort()
+    return np.bincount(pairs[np.r_[True, np.diff(pairs) != 0]] // count if len(pairs) else pairs, minlength=len(day.fates.chain))
+
+
+def _union(prev: Ints, final: Ints) -> Ints:
+    """Return int64[n, 2], the ids that intervals `(prev, final]`, by ascending end, cover together: disjoint, ascending."""
+    if len(final) == 0:
+        return np.zeros((0, 2), np.int64)
+    least = np.minimum.accumulate(prev[::-1])[::-1]
+    begins = np.r_[True, least[1:] > final[:-1]]
+    return np.stack([least[begins], final[np.r_[begins[1:], True]]], axis=1)
 
 
 def _missed(day: MergedDay, inside: NDArray[np.bool_]) -> int:
     """Return how many events of the chain have ids that the line did not hear, however it was cut."""
     lines, chain = day.lines, day.fates.chain
     total = 0
-    for epoch in np.unique(lines.epoch[chain]).tolist():
-        wanted = chain[lines.epoch[chain] == epoch]
+    epochs_of_chain = lines.epoch[chain]
+    for epoch in sorted(set(epochs_of_chain[np.r_[True, np.diff(epochs_of_chain) != 0]].tolist())) if len(chain) else ():
+        wanted = chain[epochs_of_chain == epoch]
         heard = np.flatnonzero(inside & (lines.epoch == epoch))
-        union = np.array(coverage(zip(lines.prev[heard].tolist(), lines.final[heard].tolist(), strict=True)), np.int64).reshape(
-            -1, 2
-        )
+        union = _union(lines.prev[heard], lines.final[heard])
         place = np.searchsorted(union[:, 0], lines.prev[wanted], side="right") - 1
         covered = (
             (place >= 0) & (union[np.maximum(place, 0), 1] >= lines.final[wanted]) if len(union) else np.zeros(len(wanted), bool)

@@ -18,8 +18,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from twintape.columns.agreement import compare_windows
-from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of, mantissas
+from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of
 from twintape.columns.checkpoint import EVERYWHERE, Region
+from twintape.columns.decimals import mantissas
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
 from twintape.columns.parse import LevelDecoder, Levels, TemplateSet, exponents
@@ -214,7 +215,9 @@ def _usable(request: DayRequest, lines: Lines, fates: Fates) -> tuple[list[Snaps
         price.append(-request.opening.price_exponent)
         quantity.append(-request.opening.quantity_exponent)
     ordered = sorted(request.snapshots, key=lambda s: (s.snapshot.last_update_id, s.collector, s.receive_time_ns, s.connection))
-    near = [copy for copy in ordered if _touches(copy, lines, fates)]
+    first, last = _ends(lines, fates)
+    # The others speak of no id of this day's chain: they belong to a neighbour.
+    near = [copy for copy in ordered if first <= copy.snapshot.last_update_id <= last]
     # A number with more digits than Binance ever prints would not leave the others room in 64 bits.
     near = [copy for copy in near if max(decimals_of(copy.snapshot)) <= DECIMALS_MAX]
     for copy in near:
@@ -225,12 +228,11 @@ def _usable(request: DayRequest, lines: Lines, fates: Fates) -> tuple[list[Snaps
     return [copy for copy in near if _fits(copy, finest)], finest
 
 
-def _touches(copy: SnapshotCopy, lines: Lines, fates: Fates) -> bool:
-    """Whether the snapshot speaks of an id of this day's chain; others belong to a neighbour."""
+def _ends(lines: Lines, fates: Fates) -> tuple[int, int]:
+    """Return the least and the greatest id that the chain begins or ends an event with."""
     if len(fates.chain) == 0:
-        return False
-    last = copy.snapshot.last_update_id
-    return bool(lines.prev[fates.chain].min() <= last <= lines.final[fates.chain].max())
+        return 0, -1
+    return int(lines.prev[fates.chain].min()), int(lines.final[fates.chain].max())
 
 
 def _fits(copy: SnapshotCopy, finest: tuple[int, int]) -> bool:

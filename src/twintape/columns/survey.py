@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from twintape.columns.kernel import Bytes, Int64s, hash_seed, kernel
 from twintape.columns.match import receive_time
 from twintape.columns.parse import Headers, scan
+from twintape.columns.schema import Template
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet
 from twintape.core import segment, wire
 from twintape.core.markets import Market
@@ -119,8 +121,8 @@ class _Facts:
             self._odd |= not wire.recordable(frame) or time is None or ids is None or ids[0] < 0
             if time is not None and ids is not None:
                 times[row], (prev[row], final[row]) = time, ids
-        used = np.unique(rows["template"])
-        self._odd |= not all(_is_plain(headers, code, self._index.market) for code in used[used >= 0].tolist())
+        used = {headers.templates[code] for code in set(rows["template"].tolist()) if code >= 0}
+        self._odd |= not all(_is_plain(template, self._index.market) for template in used)
         self._compare_ids(prev, final, block)
         self._add(block, rows["receive_time_ns"], int(times.min()), int(times.max()))
 
@@ -187,9 +189,10 @@ def _in_order(stream: segment.StreamIndex) -> bool:
     return all(before.last_receive_time_ns <= after.first_receive_time_ns for before, after in pairwise(stream.blocks))
 
 
-def _is_plain(headers: Headers, code: int, market: Market) -> bool:
+@lru_cache(maxsize=4096)
+def _is_plain(template: Template, market: Market) -> bool:
     """Whether frames of the template can stand in a segment, and `wire.depth_ids` finds the ids where the template has them."""
-    parts = headers.templates[code].parts
+    parts = template.parts
     behind = parts[parts.index("U") + 1 :]
     ids = (',"u":', "u") if market is Market.SPOT else (',"u":', "u", ',"pu":', "pu")
     return behind[: len(ids)] == ids and wire.recordable("".join(parts).encode())

@@ -167,7 +167,8 @@ def check_chain(outputs: Outputs) -> ChainCheck:
     overlaps = epochs = rows = at = 0
     firsts: list[int] = []
     lasts: list[int] = []
-    for batch in reader:
+    for group in range(reader.row_groups):
+        batch = reader.read(group, ["prev_update_id", "final_update_id", "flags"])
         prev = np.asarray(batch.column("prev_update_id"))
         final = np.asarray(batch.column("final_update_id"))
         flags = np.asarray(batch.column("flags"))

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -355,6 +356,7 @@ _decode_depth = msgspec.json.Decoder(_Depth).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
 _NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")  # not \d, which takes the digits of every script
+_NUMBERS = re.compile(rf"{_NUMBER.pattern}(?:,{_NUMBER.pattern})*")
 
 
 def _microseconds(time: int) -> int:
@@ -364,7 +366,19 @@ def _microseconds(time: int) -> int:
     return time if time >= 10**15 else time * 1000
 
 
-def _levels(rows: Iterable[Sequence[Any]]) -> tuple[Level, ...]:
+def _levels(rows: Sequence[Sequence[Any]]) -> tuple[Level, ...]:
+    # All numbers at once; where that fails, one after the other, for the error to say which.
+    try:
+        pairs = tuple([(price, quantity) for price, quantity in rows])
+        text = ",".join(chain.from_iterable(pairs))
+    except (TypeError, ValueError):
+        return _levels_one_by_one(rows)
+    if text.count(",") == 2 * len(pairs) - 1 and _NUMBERS.fullmatch(text):
+        return pairs
+    return _levels_one_by_one(rows)
+
+
+def _levels_one_by_one(rows: Iterable[Sequence[Any]]) -> tuple[Level, ...]:
     levels = []
     for row in rows:
         # Until 2019 spot levels had a third, always empty element.

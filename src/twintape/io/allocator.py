@@ -1,16 +1,28 @@
-"""The C library's allocator, set for work that goes through gigabytes in pieces of a megabyte."""
+"""Memory of a process that goes through gigabytes in pieces of a megabyte: the C library's allocator and Python's garbage collector."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["collect_rarely", "keep_freed_memory"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 MAPPED_BYTES_MIN = 16 << 20
 """Larger pieces are given back to the system as soon as they are freed."""
 KEPT_BYTES_MAX = 128 << 20
 """Freed memory that is kept, at most, at the end of the heap."""
+
+
+COLLECTION_OBJECTS = 200_000
+"""New objects between two collections; Python's own 700 make it walk all the indexes of a day again and again."""
+
+
+def collect_rarely() -> None:
+    """Look for cycles of garbage rarely, and never among what is there already."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTION_OBJECTS, 50, 50)
 
 
 def keep_freed_memory() -> bool:

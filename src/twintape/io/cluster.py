@@ -139,7 +139,7 @@ def _merge_share(store_url: str, batch: Batch, share: Share, version: str) -> li
     async def work() -> list[DayOutcome]:
         with tempfile.TemporaryDirectory(prefix="twintape-merge-") as root:
             run = MergeRun(
-                store=open_store(store_url, create=False),
+                store=open_store(store_url, create=False, wait=True),
                 clock=SystemClock(),
                 scratch=PosixDisk(root),
                 executor=InlineExecutor(),

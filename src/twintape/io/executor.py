@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-from twintape.io.allocator import keep_freed_memory
+from twintape.io.allocator import collect_rarely, keep_freed_memory
 
 __all__ = ["InlineExecutor", "PoolExecutor"]
 
@@ -54,6 +54,7 @@ def _start() -> None:
     # Ctrl-C reaches the whole process group; workers leave it to us, who end them.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
+    collect_rarely()
 
 
 def _call(function: Callable[..., T], arguments: tuple[Any, ...]) -> T:

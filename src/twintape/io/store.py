@@ -34,7 +34,7 @@ LEFTOVER_S = 24 * 3600
 T = TypeVar("T")
 
 
-def open_store(url: str, *, options: Mapping[str, str] | None = None, create: bool = True) -> Store:
+def open_store(url: str, *, options: Mapping[str, str] | None = None, create: bool = True, wait: bool = False) -> Store:
     """Open a store by its address.
 
     Args:
@@ -45,18 +45,19 @@ def open_store(url: str, *, options: Mapping[str, str] | None = None, create: bo
             there, never in `url`.
         create: Whether a directory that is missing is made. Who only reads, merges or prunes must not: a mistyped path would look like
             an empty store.
+        wait: Whether reading from a directory may hold up the event loop; see `FileStore`.
 
     Raises:
         ConfigError: The address cannot be used, or there is no such directory.
     """
     scheme, separator, rest = url.partition("://")
     if not separator:
-        return _directory_store(url, create=create)
+        return _directory_store(url, create=create, wait=wait)
     if scheme == "file":
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
             raise ConfigError("a file:// address needs an absolute path", hint="write file:///path/to/store")
-        return _directory_store(unquote(parts.path), create=create)
+        return _directory_store(unquote(parts.path), create=create, wait=wait)
     if scheme == "memory":
         return MemoryStore(url)
     if scheme in ("s3", "gs", "az"):
@@ -66,12 +67,12 @@ def open_store(url: str, *, options: Mapping[str, str] | None = None, create: bo
     raise ConfigError(f"unknown kind of store {scheme!r}", hint="use file://, s3://, gs://, az:// or memory://")
 
 
-def _directory_store(path: str, *, create: bool) -> Store:
+def _directory_store(path: str, *, create: bool, wait: bool) -> Store:
     if not path:
         raise ConfigError("an empty address is no store")
     if not create and not os.path.exists(path):
         raise ConfigError(f"there is no store at {path}", hint="`twintape record` and `twintape import` make one")
-    return FileStore(path)
+    return FileStore(path, wait=wait)
 
 
 def check_key(key: str) -> str:
@@ -133,15 +134,17 @@ class FileStore:
 
     Args:
         root: The directory; created if missing.
+        wait: Read in the caller's thread: for who does nothing else meanwhile, and reads thousands of small objects.
     """
 
     _numbers = itertools.count()
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, wait: bool = False) -> None:
         try:
             self._tree = Tree(root, directory_mode=0o777, file_mode=0o666)
         except OSError as error:
             raise ConfigError(f"{root} cannot be a store: {error.strerror}") from error
+        self._wait = wait
         self._swept = False
 
     def __repr__(self) -> str:
@@ -165,11 +168,11 @@ class FileStore:
 
     async def get(self, key: str) -> bytes:
         """Return the whole object."""
-        return await self._run(key, self._tree.read, check_key(key))
+        return await self._run(key, self._tree.read, check_key(key), here=self._wait)
 
     async def get_range(self, key: str, start: int, size: int) -> bytes:
         """Return up to `size` bytes from `start`; a negative `start` counts from the end."""
-        return await self._run(key, self._tree.read, check_key(key), start, size)
+        return await self._run(key, self._tree.read, check_key(key), start, size, here=self._wait)
 
     async def head(self, key: str) -> ObjectInfo:
         """Return the object's size and time."""
@@ -190,9 +193,9 @@ class FileStore:
             return
 
     @staticmethod
-    async def _run(key: str, function: Callable[..., T], *arguments: object) -> T:
+    async def _run(key: str, function: Callable[..., T], *arguments: object, here: bool = False) -> T:
         try:
-            return await asyncio.to_thread(function, *arguments)
+            return function(*arguments) if here else await asyncio.to_thread(function, *arguments)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise NotFoundError(f"{key}: there is no object") from error
         except FileExistsError as error:
