@@ -1,5 +1,6 @@
 """Freed memory is used again."""
 
+import gc
 import subprocess
 import sys
 
@@ -40,3 +41,14 @@ def test_pieces_of_a_megabyte_are_not_fetched_from_the_system_again():
 def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: object())
     assert keep_freed_memory() is False
+
+
+def test_what_is_there_when_collections_become_rare_is_never_walked_again():
+    before = gc.get_threshold()
+    try:
+        allocator.collect_rarely()
+        assert gc.get_threshold()[0] == allocator.COLLECTION_OBJECTS
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)

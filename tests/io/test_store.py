@@ -490,3 +490,12 @@ def test_an_option_nobody_knows_is_refused(canaries):
     with pytest.raises(ConfigError) as caught:
         open_store("s3://bucket", options={"no_such_option": CANARIES[1]})
     assert "CANARY" not in str(caught.value)
+
+
+async def test_a_directory_is_read_in_the_callers_thread_if_that_may_wait(tmp_path, monkeypatch):
+    store = FileStore(tmp_path, wait=True)
+    await store.create("a/b", b"text")
+    monkeypatch.setattr(asyncio, "to_thread", None)
+    assert (await store.get("a/b"), await store.get_range("a/b", 1, 2)) == (b"text", b"ex")
+    with pytest.raises(NotFoundError):
+        await store.get("a/c")

@@ -209,9 +209,10 @@ def _lines_per_event(day: MergedDay) -> Ints:
     known = np.flatnonzero(place >= 0)
     count = max(1, len(day.lines.collectors))
     pairs = place[known].astype(np.int64) * count + day.lines.line[known]
-    if (np.diff(pairs) < 0).any():  # ids of one epoch come in the order of the chain
-        pairs.sort()
-    return np.bincount(pairs[np.r_[True, np.diff(pairs) != 0]] // count if len(pairs) else pairs, minlength=len(day.fates.chain))
+    pairs.sort()
+    fresh = np.ones(len(pairs), bool)
+    fresh[1:] = pairs[1:] != pairs[:-1]
+    return np.bincount(pairs[fresh] // count, minlength=len(day.fates.chain))
 
 
 def _union(prev: Ints, final: Ints) -> Ints:
