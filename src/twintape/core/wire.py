@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -355,8 +355,7 @@ class _Wrapped(msgspec.Struct):
 _decode_depth = msgspec.json.Decoder(_Depth).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
-_NUMBER = re.compile(r"[0-9]{1,30}(\.[0-9]{1,30})?")  # not \d, which takes the digits of every script
-_NUMBERS = re.compile(rf"{_NUMBER.pattern}(?:,{_NUMBER.pattern})*")
+_NUMBERS = re.compile("{0}(?:,{0})*".format(r"[0-9]{1,30}(?:\.[0-9]{1,30})?"))  # not \d: the digits of every script
 
 
 def _microseconds(time: int) -> int:
@@ -367,27 +366,14 @@ def _microseconds(time: int) -> int:
 
 
 def _levels(rows: Sequence[Sequence[Any]]) -> tuple[Level, ...]:
-    # All numbers at once; where that fails, one after the other, for the error to say which.
     try:
-        pairs = tuple([(price, quantity) for price, quantity in rows])
-        text = ",".join(chain.from_iterable(pairs))
-    except (TypeError, ValueError):
-        return _levels_one_by_one(rows)
-    if text.count(",") == 2 * len(pairs) - 1 and _NUMBERS.fullmatch(text):
-        return pairs
-    return _levels_one_by_one(rows)
-
-
-def _levels_one_by_one(rows: Iterable[Sequence[Any]]) -> tuple[Level, ...]:
-    levels = []
-    for row in rows:
-        # Until 2019 spot levels had a third, always empty element.
-        if len(row) < 2 or not isinstance(row[0], str) or not isinstance(row[1], str):
-            raise WireError(f"a level is not a pair of strings: {row!r:.100}")
-        if not _NUMBER.fullmatch(row[0]) or not _NUMBER.fullmatch(row[1]):
-            raise WireError(f"a level is not a pair of plain decimals: {row!r:.100}")
-        levels.append((row[0], row[1]))
-    return tuple(levels)
+        levels = tuple([(row[0], row[1]) for row in rows])  # until 2019 spot levels had a third, always empty element
+        text = ",".join(chain.from_iterable(levels))
+    except (TypeError, IndexError) as error:
+        raise WireError(f"a level is not a pair of strings: {rows!r:.100}") from error
+    if levels and (text.count(",") != 2 * len(levels) - 1 or not _NUMBERS.fullmatch(text)):
+        raise WireError(f"a level is not a pair of plain decimals: {rows!r:.100}")
+    return levels
 
 
 def unwrap(frame: bytes) -> bytes:
