@@ -199,7 +199,8 @@ def test_the_other_tables_are_written_and_read_like_the_first():
                               dictionary_array(np.array([0]), ["tokyo"]), dictionary_array(np.array([0]), ["aa-1"]), pa.array([0], pa.int16())]),
         "snapshot": (SNAPSHOT, [dictionary_array(np.array([0]), ["opening"]), pa.array([9]), nullable_times(np.array([-1])), nullable_times(np.array([-1])),
                                 pa.array([None], pa.timestamp("ns", tz="UTC")), *(pa.array([None], pa.dictionary(pa.int32(), pa.string())) for _ in range(2)),
-                                pa.array([None], pa.int32()), pa.array([None], pa.dictionary(pa.int32(), pa.string())), pa.array([-2], pa.int8()), pa.array([-3], pa.int8()), *(list_array(offsets, numbers) for _ in range(4))]),
+                                pa.array([None], pa.int32()), pa.array([None], pa.dictionary(pa.int32(), pa.string())),
+                                pa.array([5]), pa.array([None], pa.int64()), pa.array([-2], pa.int8()), pa.array([-3], pa.int8()), *(list_array(offsets, numbers) for _ in range(4))]),
         "verbatim": (VERBATIM, [dictionary_array(np.array([0]), ["tokyo"]), dictionary_array(np.array([0]), ["aa-1"]),
                                 pa.array([8]).view(pa.timestamp("ns", tz="UTC")), dictionary_array(np.array([0]), ["other"]), pa.array([b"{}"])]),
     }  # fmt: skip
