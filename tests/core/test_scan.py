@@ -58,10 +58,12 @@ def test_the_columns_say_what_each_line_says_alone(lines, market):
     assert (columns.receive_times_ns, columns.event_times_us) == (times, event_times)
     assert columns.prev_ids == [None if pair is None else pair[0] for pair in ids]
     assert columns.final_ids == [None if pair is None else pair[1] for pair in ids]
+    for position, pair, time in zip(columns.positions, ids, event_times, strict=True):
+        assert columns.mixed[position] or (pair is not None and time is not None)
 
 
 def test_nothing_has_no_columns():
-    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [])
+    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [])
 
 
 @pytest.mark.parametrize("market", list(Market))

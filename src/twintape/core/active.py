@@ -173,6 +173,8 @@ def _good_count(data: bytes, texts: Sequence[bytes]) -> int:
     """Return how many lines, from the front, are well-formed."""
     # Lines end between characters, so what holds for the whole text holds for each of its lines.
     whole = wire.recordable(data.replace(b"\n", b" "))
+    if whole and all(map(_PLAIN_LINE.match, texts)):
+        return len(texts)
     for number, head in enumerate(map(_PLAIN_LINE.match, texts)):
         if head is None or not whole:
             try:

@@ -39,6 +39,7 @@ class Columns:
         event_times_us: For each line its event time, or None.
         prev_ids: For each line `p` of a depth event, or None.
         final_ids: For each line `u` of a depth event, or None; None exactly where `prev_ids` is.
+        mixed: For each stream whether it may have lines without ids or event time.
     """
 
     names: list[str]
@@ -47,6 +48,7 @@ class Columns:
     event_times_us: list[int | None]
     prev_ids: list[int | None]
     final_ids: list[int | None]
+    mixed: list[bool]
 
 
 class _Streams:
@@ -96,7 +98,7 @@ def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str
     """
     rows = [_ODD if head is None else head.groups() for head in map(_DEPTH_HEAD.match, texts)]
     if not rows:
-        return Columns([], [], [], [], [], [])
+        return Columns([], [], [], [], [], [], [])
     times, wrapped, events, firsts, finals, prevs = zip(*rows, strict=True)
     streams = _Streams(depth_streams, snapshot_symbol)
     # Places are given out in order of first appearance; the last pair of a key that `dict` sees is the first in the segment.
@@ -116,22 +118,22 @@ def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str
             place_of[name] = position
             if not streams.is_depth[position]:  # its ids mean nothing to us
                 slow += [at for at, other in enumerate(wrapped) if other == name]
+    spot = market is Market.SPOT
+    if not spot and None in prevs:  # a futures event without `pu` has no place in the chain
+        slow = sorted({*slow, *(number for number, prev in enumerate(prevs) if prev is None)})
     columns = Columns(
         names=streams.names,
         positions=[place_of[name] for name in wrapped],
         receive_times_ns=[0 if time is None else int(time) for time in times],
         event_times_us=[None if time is None else int(time) * 1000 for time in events],
         prev_ids=[None if first is None else int(first) - 1 for first in firsts]
-        if market is Market.SPOT
+        if spot
         else [None if prev is None else int(prev) for prev in prevs],
         final_ids=[None if final is None else int(final) for final in finals],
+        mixed=[False] * len(streams.names),
     )
     for number in slow:
         _fill(columns, number, slow_positions.get(number), texts[number], market, streams)
-    if market is not Market.SPOT and None in columns.prev_ids:
-        columns.final_ids = [
-            None if prev is None else final for prev, final in zip(columns.prev_ids, columns.final_ids, strict=True)
-        ]
     return columns
 
 
@@ -140,6 +142,7 @@ def _fill(columns: Columns, number: int, position: int | None, text: bytes, mark
     time, _, frame = text.partition(b" ")
     if position is not None:
         columns.positions[number] = position
+    columns.mixed[columns.positions[number]] = True
     columns.receive_times_ns[number] = int(time)
     columns.event_times_us[number] = wire.event_time_us(frame)
     ids = wire.depth_ids(frame, market) if streams.is_depth[columns.positions[number]] else None

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, pairwise
 from operator import lt, ne
+from typing import cast
 
 from twintape.core import wire
 from twintape.core.active import (
@@ -212,8 +213,26 @@ def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -
     yield chunk
 
 
+def _days(
+    believed_us: Sequence[int | None], receive_times_ns: Sequence[int], open_event_time_us: int | None
+) -> tuple[list[int], int]:
+    """Return the exchange date of every line of a segment, in days since 1970, and the greatest exchange time, in µs."""
+    least, greatest = extent(believed_us)
+    if least is not None and greatest is not None and open_event_time_us is not None:
+        day = open_event_time_us // _DAY_US
+        if least // _DAY_US == day == greatest // _DAY_US:  # then it is that of lines without an event time of their own, too
+            leading = open_event_time_us if believed_us[0] is None else greatest
+            return [day] * len(believed_us), max(greatest, leading)
+    times = exchange_times_us(believed_us, receive_times_ns, open_event_time_us)
+    return [time // _DAY_US for time in times], max(times, default=0)
+
+
 def _known(values: Sequence[int | None]) -> list[int]:
     return [value for value in values if value is not None]
+
+
+def _all_known(values: Sequence[int | None]) -> list[int]:
+    return cast("list[int]", values)
 
 
 def date_of(day: int) -> str:
@@ -235,9 +254,9 @@ def _block(
     event_times: Sequence[int | None],
     prev_ids: Sequence[int | None],
     final_ids: Sequence[int | None],
+    mixed: bool = True,
 ) -> Block:
-    least, greatest = extent(event_times)
-    prevs, finals = _known(prev_ids), _known(final_ids)
+    times, prevs, finals = map(_known if mixed else _all_known, (event_times, prev_ids, final_ids))
     return Block(
         date=date_of(day),
         offset=offset,
@@ -247,8 +266,8 @@ def _block(
         count=len(receive_times_ns),
         first_receive_time_ns=receive_times_ns[0],
         last_receive_time_ns=receive_times_ns[-1],
-        event_time_us_min=least,
-        event_time_us_max=greatest,
+        event_time_us_min=min(times) if times else None,
+        event_time_us_max=max(times) if times else None,
         first_prev_update_id=prevs[0] if prevs else None,
         last_final_update_id=finals[-1] if finals else None,
         breaks=sum(map(ne, finals, prevs[1:])),
@@ -318,16 +337,16 @@ def _seal_texts(
     receive_times = columns.receive_times_ns
     sizes = [len(text) + 1 for text in texts]
     believed = believed_times_us(columns.event_times_us, receive_times, open_event_time_us)
-    exchange_times = exchange_times_us(believed, receive_times, open_event_time_us)
-    days = [time // _DAY_US for time in exchange_times]
+    doubtful = believed != columns.event_times_us
+    days, greatest_us = _days(believed, receive_times, open_event_time_us)
     members: list[list[int]] = [[] for _ in columns.names]
     for number, position in enumerate(columns.positions):
         members[position].append(number)
     parts: list[bytes] = []
     offset = 0
     stream_indexes = []
-    for name, own in zip(columns.names, members, strict=True):
-        blocks = []
+    for name, own, mixed in zip(columns.names, members, columns.mixed, strict=True):
+        blocks: list[Block] = []
         for chunk in _chunks(own, sizes, days):
             text = b"\n".join([texts[number] for number in chunk]) + b"\n"
             compressed = zstd.compress(text, options=_COMPRESSION)
@@ -341,13 +360,14 @@ def _seal_texts(
                     event_times=[believed[number] for number in chunk],
                     prev_ids=[columns.prev_ids[number] for number in chunk],
                     final_ids=[columns.final_ids[number] for number in chunk],
+                    mixed=mixed or doubtful,
                 )
             )
             parts.append(compressed)
             offset += len(compressed)
         stream_indexes.append(StreamIndex(name, *wire.split_stream(name), len(own), tuple(blocks)))
-    greatest_us = max(exchange_times, default=0)
-    least_event, greatest_event = extent(believed)
+    least_event, _ = extent([block.event_time_us_min for stream in stream_indexes for block in stream.blocks])
+    _, greatest_event = extent([block.event_time_us_max for stream in stream_indexes for block in stream.blocks])
     index = Index(
         format=FORMAT,
         collector=collector,

@@ -79,11 +79,8 @@ _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
 _EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,64})"')
 _EVENT_TIME = re.compile(rb'"E":\s?(\d{16}|\d{13})(?!\d)')
 _DEPTH_IDS = re.compile(rb'"U":\s?(\d{1,18}),\s?"u":\s?(\d{1,18})(?:,\s?"pu":\s?(-?\d{1,18}))?(?!\d)')
-# The same where every depth frame since 2019 has them: behind the stream's name in the wrapper.
-_IDS_BEHIND_NAME = re.compile(
-    rb'","data":\{"e":"depthUpdate","E":\d{13},(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"\\]{1,128}",){1,4}'
-    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
-)
+_PLAIN_IDS = re.compile(rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?')  # as depth frames have been printed since 2019
+_SPOT = Market.SPOT  # Python 3.11 takes longer to look up a member of an enumeration than to find the ids
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
 _DEPTH_STREAM = re.compile(r"depth(@[0-9]+ms)?")
 _KINDS = {b"depthUpdate": "depth", b"markPriceUpdate": "markPrice"}
@@ -294,13 +291,13 @@ def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int
     >>> depth_ids(b'{"U":157,"u":160,"pu":149}', Market.USDM), depth_ids(b'{"U":157,"u":160}', Market.SPOT)
     ((149, 160), (156, 160))
     """
-    match = (_IDS_BEHIND_NAME.match(frame, name_end) if name_end else None) or _DEPTH_IDS.search(frame)
+    match = (_PLAIN_IDS.search(frame, name_end) if name_end else None) or _DEPTH_IDS.search(frame)
     if match is None:
         return None
-    first, final, prev = match.groups()
-    if market is Market.SPOT:
-        return int(first) - 1, int(final)
-    return None if prev is None else (int(prev), int(final))
+    if market is _SPOT:
+        return int(match[1]) - 1, int(match[2])
+    prev = match[3]
+    return None if prev is None else (int(prev), int(match[2]))
 
 
 def recordable(payload: bytes) -> bool:
