@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from twintape.core import scan as module
 from twintape.core import wire
 from twintape.core.markets import Market
-from twintape.core.scan import scan
+from twintape.core.scan import chunks, scan
 
 DEPTH = b'{"stream":"%b","data":{"e":"depthUpdate","E":17280000%05d,"s":"X","U":%d,"u":%d,%b"b":[],"a":[]}}'
 OTHERS = [
@@ -77,3 +79,16 @@ def test_streams_beyond_the_limit_share_one(monkeypatch):
     monkeypatch.setattr(module, "STREAMS_MAX", 3)
     columns = scan([b'%d {"stream":"s%d@trade","data":{}}' % (k, k) for k in range(5)], Market.SPOT, {})
     assert (columns.names, columns.positions) == (["s0@trade", "s1@trade", wire.OTHER], [0, 1, 2, 2, 2])
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 2)), min_size=1, max_size=30))
+def test_blocks_keep_the_order_hold_one_date_and_are_as_large_as_they_may_be(lines):
+    sizes, days = zip(*lines, strict=True)
+    found = [list(chunk) for chunk in chunks(range(len(lines)), sizes, days, 100)]
+    assert [member for chunk in found for member in chunk] == list(range(len(lines)))
+    for chunk in found:
+        assert len({days[member] for member in chunk}) == 1
+        assert len(chunk) == 1 or sum(sizes[member] for member in chunk) <= 100
+    for before, after in itertools.pairwise(found):
+        size = sum(sizes[member] for member in before) + sizes[after[0]]
+        assert days[before[0]] != days[after[0]] or size > 100

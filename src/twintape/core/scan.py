@@ -8,13 +8,13 @@ Source: docs/format.md, section 3.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from twintape.core import wire
 from twintape.core.markets import Market
 
-__all__ = ["STREAMS_MAX", "Columns", "scan"]
+__all__ = ["STREAMS_MAX", "Columns", "chunks", "scan"]
 
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
@@ -147,3 +147,22 @@ def _fill(columns: Columns, number: int, position: int | None, text: bytes, mark
     columns.event_times_us[number] = wire.event_time_us(frame)
     ids = wire.depth_ids(frame, market) if streams.is_depth[columns.positions[number]] else None
     columns.prev_ids[number], columns.final_ids[number] = (None, None) if ids is None else ids
+
+
+def chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int], text_size_max: int) -> Iterator[Sequence[int]]:
+    """Cut one stream's lines, at least one, into blocks: at most `text_size_max` of text (or one line), and one exchange date."""
+    if days[members[0]] == days[members[-1]] and sum([sizes[member] for member in members]) <= text_size_max:
+        first_day = days[members[0]]
+        if all([days[member] == first_day for member in members]):  # noqa: C419 - over a list it takes half the time
+            yield members
+            return
+    chunk: list[int] = []
+    text_size, day = 0, None
+    for member in members:
+        if chunk and (text_size + sizes[member] > text_size_max or days[member] != day):
+            yield chunk
+            chunk, text_size = [], 0
+        chunk.append(member)
+        text_size += sizes[member]
+        day = days[member]
+    yield chunk

@@ -56,7 +56,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
-from twintape.core.scan import scan
+from twintape.core.scan import chunks, scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover
@@ -194,25 +194,6 @@ def _open_fields(frame: bytes) -> tuple[int | None, list[str]]:
     return known, [name for name in streams if isinstance(name, str)] if isinstance(streams, list) else []
 
 
-def _chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int]) -> Iterator[Sequence[int]]:
-    """Cut one stream's lines, at least one, into blocks: at most `BLOCK_TEXT_SIZE` of text (or one line), and one exchange date."""
-    if days[members[0]] == days[members[-1]] and sum([sizes[member] for member in members]) <= BLOCK_TEXT_SIZE:
-        first_day = days[members[0]]
-        if all([days[member] == first_day for member in members]):  # noqa: C419 - over a list it takes half the time
-            yield members
-            return
-    chunk: list[int] = []
-    text_size, day = 0, None
-    for member in members:
-        if chunk and (text_size + sizes[member] > BLOCK_TEXT_SIZE or days[member] != day):
-            yield chunk
-            chunk, text_size = [], 0
-        chunk.append(member)
-        text_size += sizes[member]
-        day = days[member]
-    yield chunk
-
-
 def _days(
     believed_us: Sequence[int | None], receive_times_ns: Sequence[int], open_event_time_us: int | None
 ) -> tuple[list[int], int]:
@@ -347,7 +328,7 @@ def _seal_texts(
     stream_indexes = []
     for name, own, mixed in zip(columns.names, members, columns.mixed, strict=True):
         blocks: list[Block] = []
-        for chunk in _chunks(own, sizes, days):
+        for chunk in chunks(own, sizes, days, BLOCK_TEXT_SIZE):
             text = b"\n".join([texts[number] for number in chunk]) + b"\n"
             compressed = zstd.compress(text, options=_COMPRESSION)
             blocks.append(
