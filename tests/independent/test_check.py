@@ -461,6 +461,26 @@ def test_bookTickers_that_contradict_the_book_cannot_be_kept_quiet():  # noqa: N
     assert any("bookTickers contradict the book" in line for line in disagreements(store))
 
 
+def test_an_accepted_generation_has_the_outputs_of_the_one_before_and_may_say_nothing_else_than_it():
+    store = copy_of(published(raw=False))
+    forger = Forger(store)
+    forger.proof["generation"], forger.key = 2, forger.key.replace("g0001", "g0002")
+    forger.proof["parent"] = {"generation": 1, "sha256": digest(forger.get(forger.key.replace("g0002", "g0001")))}
+    forger.proof["write_id"], forger.proof["acceptance"] = "f" * 16, {"by": "ann", "reason": "seen"}
+    forger.sign()
+    assert disagreements(store) == []
+    forger.proof["missing"] = [{"collector": "oslo", "chain": "0" * 16, "numbers": [[3, 4]]}]
+    forger.sign()
+    assert any("missing, by the generation it accepts" in line for line in disagreements(store))
+    forger.proof["acceptance"] = None
+    forger.sign()
+    assert any("key of depth" in line for line in disagreements(store))
+    first = Forger(copy_of(published(raw=False)))
+    first.proof["acceptance"] = {"by": "ann", "reason": "seen"}
+    first.sign()
+    assert any("there is none" in line for line in disagreements(first.store))
+
+
 def test_a_later_generation_must_carry_on_what_the_one_before_says():
     store = copy_of(published())
     put(store, Recorder("zurich", tickers=False).seals([EXCHANGE]))
