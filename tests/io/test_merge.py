@@ -732,6 +732,27 @@ def test_a_parent_whose_outputs_were_tampered_with_makes_no_generation(tmp_path:
     assert depth_head(store).status is Status.COMPLETE
 
 
+def test_a_day_whose_outputs_are_gone_keeps_no_other_day_from_being_merged(tmp_path: Any) -> None:
+    tokyo, paris, late = lines_of(Market.SPOT)
+    store = MemoryStore()
+    put(store, tokyo + paris)
+    merge(store, tmp_path)
+    prune(store, **NO_GRACE)
+    output = next(output for output in depth_head(store).outputs if output.table == "depth")
+    data = asyncio.run(store.get(output.key))
+    asyncio.run(store.delete(output.key))
+    put(store, late)
+    outcomes = merge(store, tmp_path, [DAY])
+    (stuck,) = [outcome for outcome in outcomes if outcome.error]
+    assert output.key in stuck.error
+    assert "restore it first" in stuck.error
+    assert (stuck.stream, stuck.generation, depth_head(store).generation) == (STREAM, 1, 1)
+    assert any(outcome.fresh for outcome in outcomes)
+    asyncio.run(store.create(output.key, data))
+    merge(store, tmp_path)
+    assert depth_head(store).status is Status.COMPLETE
+
+
 def test_a_raw_object_that_disappears_during_the_merge_is_no_input(tmp_path: Any) -> None:
     store = small()
     victim = next(key for key in keys_of(store, "raw/v1/tokyo") if "/2026-03-02/11/" in key or "/2026-03-02/12/" in key)

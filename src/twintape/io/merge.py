@@ -366,16 +366,17 @@ async def _merge_or_tell(run: MergeRun, batch: Batch, symbol: str, stream: str) 
     """Merge a stream's day; one that cannot be merged must not keep the others from it."""
     try:
         return await _merge_stream(run, batch, symbol, stream)
-    except NotFoundError:
+    except NotFoundError as error:
         # A prune has collected what this merge wrote or read. It may do so only where another merge took the generation's slot.
         winner = await _proven_meanwhile(run, batch, symbol, stream)
-        if winner is None:
-            raise
-        return winner
+        if winner is not None:
+            return winner
+        problem = f"{error} (restore it first)"
     except CorruptionError as error:
-        head = batch.heads.get((symbol, stream, batch.date))
-        key, status, generation = (None, None, 0) if head is None else (head.key, head.proof.status, head.proof.generation)
-        return DayOutcome(symbol, stream, batch.date, key, status, generation, fresh=False, error=str(error))
+        problem = str(error)
+    head = batch.heads.get((symbol, stream, batch.date))
+    key, status, generation = (None, None, 0) if head is None else (head.key, head.proof.status, head.proof.generation)
+    return DayOutcome(symbol, stream, batch.date, key, status, generation, fresh=False, error=problem)
 
 
 async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -> DayOutcome:
