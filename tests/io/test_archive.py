@@ -14,6 +14,7 @@ from support.store import (
     STREAM,
     Exchange,
     Recorder,
+    WrappedStore,
     heads,
     merge,
     put,
@@ -21,6 +22,7 @@ from support.store import (
 )
 from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, NotFoundError
 from twintape.core.markets import Market
+from twintape.core.names import proof_key
 from twintape.io.archive import Archive, BookView
 from twintape.io.store import MemoryStore
 from twintape.io.verify import verify_published
@@ -79,6 +81,24 @@ def test_the_book_is_the_exchanges_book_at_any_time(tmp_path: Any, market: Marke
     assert same_book(
         archive.book(market, "BTCUSDT", "2026-03-02"), exchange, exchange.position_at(time_us("2026-03-02T00:00:00"))
     )
+
+
+def test_of_years_of_days_only_those_that_are_asked_for_are_read(tmp_path: Any) -> None:
+    """A proof names every raw object of its day: megabytes, for which a book at one time must not wait once for every day there is."""
+    exchange = Exchange("BTCUSDT")
+    store = published([exchange], tmp_path)
+    unread = [proof_key(Market.SPOT, "BTCUSDT", STREAM, f"202{year}-06-0{day}", 1) for year in (1, 2, 7) for day in (1, 2)]
+    for key in unread:
+        asyncio.run(store.create(key, b"not read"))
+    read: list[str] = []
+    archive = Archive(WrappedStore(store, lambda name, key, done: read.append(key) if name == "get" and done else None))
+    for name in (None, STREAM):
+        assert same_book(archive.book("spot", "BTCUSDT", at(exchange.events[90].time_us), stream=name), exchange, 90)
+        assert archive.depth("spot", "BTCUSDT", DAY, BEHIND, stream=name).read_all().num_rows > 100
+    assert archive.messages("spot", "BTCUSDT", "bookTicker", DAY, BEHIND).read_all().num_rows > 100
+    assert not set(read) & set(unread)
+    with pytest.raises(CorruptionError, match="2027-06-02"):
+        archive.book("spot", "BTCUSDT", "end")
 
 
 def test_the_book_is_unknown_before_the_first_snapshot_and_behind_a_gap(tmp_path: Any) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 from twintape.columns.book import Book
 from twintape.columns.books import SnapshotRow
 from twintape.columns.kinds import FlatKind, flat_schema, kind_of
-from twintape.columns.lines import midnight_us
+from twintape.columns.lines import DAY_US, midnight_us
 from twintape.columns.replay import Replay
 from twintape.columns.schema import DEPTH, EPOCH_START, GAP_BEFORE, DepthColumns, TableReader
 from twintape.core.errors import ConfigError, ContinuityError, CorruptionError, NotFoundError
@@ -29,7 +29,7 @@ from twintape.core.manifest import Proof, Status, digest
 from twintape.core.markets import RULES, Market
 from twintape.core.wire import is_depth, normal_symbol
 from twintape.io.batch import neighbour
-from twintape.io.catalog import find_head, list_heads
+from twintape.io.catalog import find_head, list_days, list_heads
 from twintape.io.day import read_snapshots
 from twintape.io.ports import Store
 
@@ -152,8 +152,8 @@ class Archive:
         return head.proof
 
     def _depth_stream(self, market: Market, symbol: str, date: str | None) -> str:
-        heads = self._run(list_heads(self._store, market, symbol=symbol, dates=None if date is None else [date]))
-        streams = sorted({stream for _, stream, _ in heads if is_depth(stream)})
+        days = self._run(list_days(self._store, market, symbol=symbol, dates=None if date is None else [date]))
+        streams = sorted({stream for _, stream, _ in days if is_depth(stream)})
         if not streams:
             raise NotFoundError(f"no depth of {market} {symbol} is published" + ("" if date is None else f" for {date}"))
         if len(streams) > 1:
@@ -200,11 +200,8 @@ class Archive:
     ) -> Iterator[pa.RecordBatch]:
         if not allow_gaps:
             self._check_continuous(market, symbol, stream, first, last)
-        heads = self._run(list_heads(self._store, market, symbol=symbol, stream=stream))
-        for (_, _, date), head in heads.items():
-            if midnight_us(date) - MIDNIGHT_SLACK_US >= last or midnight_us(neighbour(date, 1)) + MIDNIGHT_SLACK_US <= first:
-                continue
-            for batch in self._table(head.proof, "depth", DEPTH):
+        for date, proof in self._proofs(market, symbol, stream, self._dates(market, symbol, stream), first, last):
+            for batch in self._table(proof, "depth", DEPTH):
                 times = np.asarray(batch.column("event_time").cast(pa.int64()))
                 flags = np.asarray(batch.column("flags"))
                 keep = (times >= first) & (times < last)
@@ -241,16 +238,34 @@ class Archive:
             raise ConfigError(
                 f"{stream} has no typed table", hint="depth streams are read with depth(); others are kept verbatim"
             )
-        heads = self._run(list_heads(self._store, which, symbol=symbol, stream=stream))
-        if not heads:
+        dates = self._dates(which, symbol, stream)
+        if not dates:
             raise NotFoundError(f"nothing of {which} {symbol} {stream} is published")
-        proofs = {date: head.proof for (_, _, date), head in heads.items()}
-        return pa.RecordBatchReader.from_batches(flat_schema(kind), self._rows(proofs, kind, _time_us(start), _time_us(end)))
+        first, last = _time_us(start), _time_us(end)
+        proofs = self._proofs(which, symbol, stream, dates, first, last)
+        return pa.RecordBatchReader.from_batches(flat_schema(kind), self._rows(proofs, kind, first, last))
 
-    def _rows(self, proofs: dict[str, Proof], kind: FlatKind, first: int, last: int) -> Iterator[pa.RecordBatch]:
-        for date, proof in proofs.items():
+    def _dates(self, market: Market, symbol: str, stream: str) -> dict[str, int]:
+        """Return the dates that are published, in order, with the generation LIST shows."""
+        days = self._run(list_days(self._store, market, symbol=symbol, stream=stream))
+        return {date: generation for (_, _, date), generation in days.items()}
+
+    def _proofs(
+        self, market: Market, symbol: str, stream: str, dates: dict[str, int], first: int, last: int
+    ) -> Iterator[tuple[str, Proof]]:
+        """Yield date and head proof of the days that may have events of a range; of all others no proof is read."""
+        for date, known in dates.items():
             if midnight_us(date) - MIDNIGHT_SLACK_US >= last or midnight_us(neighbour(date, 1)) + MIDNIGHT_SLACK_US <= first:
                 continue
+            yield date, self._head(market, symbol, stream, date, known)
+
+    def _head(self, market: Market, symbol: str, stream: str, date: str, known: int) -> Proof:
+        head = self._run(find_head(self._store, market, symbol, stream, date, known=known))
+        assert head is not None, "a generation that is known and gone is an error"
+        return head.proof
+
+    def _rows(self, proofs: Iterator[tuple[str, Proof]], kind: FlatKind, first: int, last: int) -> Iterator[pa.RecordBatch]:
+        for _, proof in proofs:
             for batch in self._table(proof, kind.table, flat_schema(kind)):
                 stamps = batch.column("event_time").cast(pa.int64())
                 received = np.asarray(batch.column("receive_time").cast(pa.int64())) // 1000
@@ -329,11 +344,11 @@ class Archive:
         """
         which, symbol = _market(market), normal_symbol(symbol)
         name = stream or self._depth_stream(which, symbol, None)
-        heads = self._run(list_heads(self._store, which, symbol=symbol, stream=name))
-        dates = [date for _, _, date in heads]
         time_us = 2**62 if at == "end" else _time_us(at)
-        for date in reversed(dates):
-            proof = heads[symbol, name, date].proof
+        for date, known in reversed(self._dates(which, symbol, name).items()):
+            if midnight_us(date) - DAY_US > time_us:
+                continue  # one day later than it should be is looked at: a line's odd `E` may have moved a midnight
+            proof = self._head(which, symbol, name, date, known)
             if proof.first_event_time_us is None or (proof.first_event_time_us > time_us):
                 continue
             view, last_us = self._book_of_day(proof, time_us, depth, look_ahead=look_ahead)

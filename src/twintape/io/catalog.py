@@ -24,6 +24,7 @@ __all__ = [
     "RawSegment",
     "RawView",
     "find_head",
+    "list_days",
     "list_heads",
     "missing_numbers",
     "read_segments",
@@ -177,23 +178,37 @@ async def find_head(store: Store, market: Market, symbol: str, stream: str, date
     return Head(key, digest(head), decode(head, Proof, where=key))
 
 
-async def list_heads(
+async def list_days(
     store: Store, market: Market, *, symbol: str | None = None, stream: str | None = None, dates: Iterable[str] | None = None
-) -> dict[tuple[str, str, str], Head]:
-    """Return the heads of all days LIST knows of, by `(symbol, stream, date)`, sorted.
+) -> dict[tuple[str, str, str], int]:
+    """Return the days LIST knows of, `(symbol, stream, date)` → the highest generation it shows, sorted. No proof is read.
 
     Raises:
-        CorruptionError: A proof is damaged.
         StoreError: The store failed.
     """
     wanted = None if dates is None else set(dates)
     days: dict[tuple[str, str, str], int] = {}
-    async for info in store.list(names.proof_prefix(market, symbol)):
+    async for info in store.list(names.proof_prefix(market, symbol, stream)):
         key = names.parse_proof_key(info.key)
         if key is None or (stream is not None and key.stream != stream) or (wanted is not None and key.date not in wanted):
             continue
         day = (key.symbol, key.stream, key.date)
         days[day] = max(days.get(day, 0), key.generation)
+    return dict(sorted(days.items()))
+
+
+async def list_heads(
+    store: Store, market: Market, *, symbol: str | None = None, stream: str | None = None, dates: Iterable[str] | None = None
+) -> dict[tuple[str, str, str], Head]:
+    """Return the heads of all days LIST knows of, by `(symbol, stream, date)`, sorted.
+
+    A proof names every raw segment of its day, so that years of them are more than a machine can hold: say which dates.
+
+    Raises:
+        CorruptionError: A proof is damaged.
+        StoreError: The store failed.
+    """
+    days = await list_days(store, market, symbol=symbol, stream=stream, dates=dates)
     limit = asyncio.Semaphore(REQUESTS_MAX)
     heads: dict[tuple[str, str, str], Head] = {}
 
