@@ -189,8 +189,10 @@ def test_a_signal_during_a_merge_ends_it_and_leaves_no_temporary_files(store, tm
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     # The store hangs as a far one may: the first read waits until somebody ends the process.
+    # Whoever runs the tests in the background of a shell has Ctrl-C ignored; here it counts.
     script = """
-import asyncio, sys
+import asyncio, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from twintape.io import store
 async def hang(self, key, start, size):
     print("reading", flush=True)
