@@ -36,6 +36,7 @@ from twintape.core.errors import CorruptionError, RefusedError
 from twintape.core.manifest import PruneReceipt, PruneReport, decode, digest, encode
 from twintape.core.markets import Market
 from twintape.core.segment import ChainLink, seal
+from twintape.io.catalog import list_heads
 from twintape.io.merge import merge_date
 from twintape.io.prune import STOP_KEY, execute_prune, plan_prune
 from twintape.io.store import MemoryStore
@@ -203,6 +204,36 @@ def test_a_proof_of_a_newer_format_or_a_damaged_one_stops_everything(tmp_path: A
         with pytest.raises(error, match=key):
             prune(store, **NO_GRACE)
         assert raw_keys(store) == raw
+
+
+def test_proofs_of_years_that_no_raw_object_and_no_second_attempt_is_left_of_are_not_read(tmp_path: Any) -> None:
+    """A proof names every raw object of its day: years of them are more than a machine can hold."""
+    store = recorded(tokyo={70}, paris={70})
+    merge(store, tmp_path)
+    old = {output.key for output in heads(store)["BTCUSDT", STREAM, DAY].outputs}
+    prune(store, **NO_GRACE)
+    put(store, Recorder("late", snapshots=()).seals([Exchange("BTCUSDT")]))
+    merge(store, tmp_path)
+    for year in (2021, 2022, 2027):
+        date = f"{year}-06-01"
+        asyncio.run(store.create(names.proof_key(Market.SPOT, "BTCUSDT", STREAM, date, 1), b"not read"))
+        key = names.table_key("depth", Market.SPOT, "BTCUSDT", STREAM, date, 1, f"{year:016x}", 0)
+        asyncio.run(store.create(key, b"not read"))
+    prune(store, **NO_GRACE)
+    assert raw_keys(store) == set()
+    assert not old & set(keys_of(store))
+    assert len([key for key in keys_of(store, "depth/") if "-06-01" in key]) == 3
+    # What nobody but the day's outputs and proofs speaks of any more is collected all the same.
+    one = heads_of(store, DAY)
+    orphan = names.table_key("depth", Market.SPOT, "BTCUSDT", STREAM, DAY, 2, "f" * 16, 0)
+    asyncio.run(store.create(orphan, b"abandoned"))
+    prune(store, **NO_GRACE)
+    assert orphan not in keys_of(store)
+    assert {output.key for output in one.outputs} <= set(keys_of(store))
+
+
+def heads_of(store: Any, date: str) -> Any:
+    return asyncio.run(list_heads(store, Market.SPOT, dates=[date]))["BTCUSDT", STREAM, date].proof
 
 
 def test_an_object_that_changed_its_size_since_the_proof_stays(tmp_path: Any) -> None:

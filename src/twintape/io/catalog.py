@@ -7,7 +7,7 @@ other until one is absent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TypeVar
@@ -27,6 +27,7 @@ __all__ = [
     "list_days",
     "list_heads",
     "missing_numbers",
+    "read_heads",
     "read_segments",
     "sound",
 ]
@@ -208,7 +209,16 @@ async def list_heads(
         CorruptionError: A proof is damaged.
         StoreError: The store failed.
     """
-    days = await list_days(store, market, symbol=symbol, stream=stream, dates=dates)
+    return await read_heads(store, market, await list_days(store, market, symbol=symbol, stream=stream, dates=dates))
+
+
+async def read_heads(store: Store, market: Market, days: Mapping[tuple[str, str, str], int]) -> dict[tuple[str, str, str], Head]:
+    """Return the heads of days by `(symbol, stream, date)`, sorted; `days` says which generation of each is known to exist.
+
+    Raises:
+        CorruptionError: A proof is damaged.
+        StoreError: The store failed.
+    """
     limit = asyncio.Semaphore(REQUESTS_MAX)
     heads: dict[tuple[str, str, str], Head] = {}
 

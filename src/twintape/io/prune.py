@@ -33,9 +33,9 @@ from twintape.core.manifest import (
 from twintape.core.markets import Market
 from twintape.core.wire import is_depth
 from twintape.io.batch import neighbour
-from twintape.io.catalog import Head, RawSegment, list_heads, read_segments
+from twintape.io.catalog import Head, RawSegment, find_head, list_days, read_heads, read_segments
 from twintape.io.conditions import require_fit
-from twintape.io.ports import Store
+from twintape.io.ports import ObjectInfo, Store
 from twintape.io.verify import read_outputs
 
 __all__ = ["DELETIONS_MAX", "STOP_KEY", "PrunePlan", "PruneRun", "execute_prune", "plan_prune"]
@@ -48,6 +48,8 @@ STOP_EVERY = 100
 """After so many deletions a prune looks for it again."""
 
 Progress = Callable[[str, int, int], None]
+Day = tuple[str, str, str]
+"""Symbol, stream and date."""
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -126,11 +128,13 @@ async def _store_now_ns(run: PruneRun, write_id: str) -> int:
 
 
 async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: int) -> int:
-    heads = await list_heads(run.store, market)
+    view = await read_segments(run.store, market)
+    days = await list_days(run.store, market)
+    dates = _dates_around(view.segments.values())
+    heads = await read_heads(run.store, market, {day: known for day, known in days.items() if day[2] in dates})
     by_key = {head.key: head.proof for head in heads.values()}
     settled = settlement(by_key)
     known = {(source.key, source.size): source.sha256 for proof in by_key.values() for source in proof.inputs}
-    view = await read_segments(run.store, market)
     plan.kept.extend(Kept(key=unreadable.key, reason=f"unreadable: {unreadable.reason}") for unreadable in view.unreadable)
     disagreeing = _disagreeing(heads)
     created: dict[str, int] = {}
@@ -177,8 +181,17 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
         else:
             plan.kept.append(Kept(key=key, reason=reason))
         run.progress(f"{market}: raw objects", number, len(view.segments))
-    await _plan_outputs(run, market, plan, heads, now_ns)
+    await _plan_outputs(run, market, plan, days, heads, now_ns)
     return checked
+
+
+def _dates_around(segments: Iterable[RawSegment]) -> set[str]:
+    """Return the dates whose proofs may speak of raw segments, and those of their neighbours, which must agree with them.
+
+    A frame is settled by the date it is filed under or by one beside it. What no proof of these dates has settled stays, whatever others say.
+    """
+    filed = {block.date for raw in segments for stream in raw.index.streams for block in stream.blocks}
+    return {neighbour(date, days) for date in filed for days in range(-2, 3)}
 
 
 async def _shared_reason(store: Store, raw: RawSegment, proofs: Sequence[Proof]) -> str | None:
@@ -234,7 +247,7 @@ def _counts_reason(candidate: Candidate, mine: Settlement | None, policy: PruneP
     return unsettled_reason(candidate, mine, policy=policy, proof_created_ns=created, now_ns=2**62)
 
 
-def _disagreeing(heads: Mapping[tuple[str, str, str], Head]) -> set[str]:
+def _disagreeing(heads: Mapping[Day, Head]) -> set[str]:
     """Return the keys of head proofs whose neighbour's head begins or ends elsewhere; prune waits until a merge has settled it."""
     found: set[str] = set()
     for (symbol, stream, date), head in heads.items():
@@ -261,37 +274,57 @@ async def _outputs_size(store: Store, outputs: Iterable[Output]) -> int | None:
 
 
 async def _plan_outputs(
-    run: PruneRun, market: Market, plan: PrunePlan, heads: Mapping[tuple[str, str, str], Head], now_ns: int
+    run: PruneRun,
+    market: Market,
+    plan: PrunePlan,
+    days: Mapping[Day, int],
+    heads: Mapping[Day, Head],
+    now_ns: int,
 ) -> None:
     """Find outputs of attempts whose generation's slot is taken by a proof that does not name them, and of superseded generations.
 
-    Age never makes an output garbage: an attempt whose slot is free may still be published.
+    Age never makes an output garbage: an attempt whose slot is free may still be published. A proven day with a single attempt has nothing to give up; its
+    proof, one of years of them, is not read.
     """
+    attempts: dict[Day, dict[tuple[int, str], list[ObjectInfo]]] = {}
     for table in names.TABLES:
         async for info in run.store.list(names.table_prefix(table, market)):
             key = names.parse_table_key(info.key)
-            if key is None:
+            if key is not None:
+                of_day = attempts.setdefault((key.symbol, key.stream, key.date), {})
+                of_day.setdefault((key.generation, key.write_id), []).append(info)
+    for day, found in sorted(attempts.items()):
+        head = heads.get(day)
+        if head is None and day in days:
+            if len(found) == 1:
                 continue
-            head = heads.get((key.symbol, key.stream, key.date))
-            if head is None or head.proof.generation < key.generation:
-                plan.kept.append(Kept(key=info.key, reason=f"generation {key.generation} is not decided"))
-                continue
-            if any(output.key == info.key for output in head.proof.outputs):
-                continue
-            # Readers that hold the generation before get the grace to finish.
-            left = (await run.store.head(head.key)).modified_ns + run.policy.grace_ns - now_ns
-            if left > 0:
-                plan.kept.append(Kept(key=info.key, reason=f"superseded; grace: {left / 3.6e12:.1f} h left"))
-                continue
-            if await _outputs_size(run.store, head.proof.outputs) is None:
-                plan.kept.append(Kept(key=info.key, reason=f"the outputs of {head.key} could not be verified"))
-                continue
-            why = "abandoned" if head.proof.generation == key.generation else "superseded"
-            try:
-                data = await run.store.get(info.key)
-            except NotFoundError:
-                continue  # LIST showed a ghost, or another prune was faster
-            plan.delete.append(Deletion(key=info.key, size=info.size, sha256=digest(data), why=why, proofs=[head.key]))
+            head = await find_head(run.store, market, *day, known=days[day])
+        for (generation, _), infos in sorted(found.items()):
+            for info in infos:
+                await _plan_output(run, plan, head, generation, info, now_ns)
+
+
+async def _plan_output(run: PruneRun, plan: PrunePlan, head: Head | None, generation: int, info: ObjectInfo, now_ns: int) -> None:
+    """Decide about one output of an attempt at a generation of a day with this head."""
+    if head is None or head.proof.generation < generation:
+        plan.kept.append(Kept(key=info.key, reason=f"generation {generation} is not decided"))
+        return
+    if any(output.key == info.key for output in head.proof.outputs):
+        return
+    # Readers that hold the generation before get the grace to finish.
+    left = (await run.store.head(head.key)).modified_ns + run.policy.grace_ns - now_ns
+    if left > 0:
+        plan.kept.append(Kept(key=info.key, reason=f"superseded; grace: {left / 3.6e12:.1f} h left"))
+        return
+    if await _outputs_size(run.store, head.proof.outputs) is None:
+        plan.kept.append(Kept(key=info.key, reason=f"the outputs of {head.key} could not be verified"))
+        return
+    why = "abandoned" if head.proof.generation == generation else "superseded"
+    try:
+        data = await run.store.get(info.key)
+    except NotFoundError:
+        return  # LIST showed a ghost, or another prune was faster
+    plan.delete.append(Deletion(key=info.key, size=info.size, sha256=digest(data), why=why, proofs=[head.key]))
 
 
 async def execute_prune(run: PruneRun, plan: PrunePlan) -> PruneReport:
