@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import itertools
 import random
 from typing import Any
 
@@ -10,7 +11,7 @@ from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, Wrapped
 from support.virtual import VirtualClock
 from twintape.core import names
 from twintape.core.errors import CorruptionError, StoreError
-from twintape.core.manifest import Deletion, Missing, PruneReceipt, encode
+from twintape.core.manifest import Deletion, Missing, Plan, PlanInput, PruneReceipt, digest, encode
 from twintape.core.markets import Market
 from twintape.io import catalog
 from twintape.io.catalog import find_head, list_heads, missing_numbers, pruned_numbers, read_segments
@@ -152,6 +153,32 @@ def test_only_numbers_that_a_prune_found_settled_are_accounted_for(store: Memory
     asyncio.run(store.create("receipt/v1/00112233aabbccdd/plan.json", encode(receipt)))
     asyncio.run(store.create("receipt/v1/00112233aabbccdd/clock.json", b"{}"))
     assert list(asyncio.run(pruned_numbers(store, Market.SPOT, DAYS)).values()) == [{0, 1, 2, 3, 4, 5}]
+
+
+def test_receipts_are_read_the_newest_first_and_no_further_than_needed() -> None:
+    """There are years of them."""
+    hours = itertools.count(1)
+    store = MemoryStore(wall_ns=lambda: next(hours))
+    put(store, Recorder("tokyo").seals([Exchange("BTCUSDT")]))
+    inputs = [
+        PlanInput(key=key, size=1, sha256="", index_sha256="", collector="tokyo", chain="0" * 16, number=number)
+        for number, key in enumerate(keys_of(store, "raw/v1/"))
+    ]
+    lost = msgspec.structs.replace(inputs[0], key="raw/v1/tokyo/lost", number=9)
+    plan = encode(Plan(market="spot", date=DAY, inputs=[*inputs, lost]))
+    asyncio.run(store.create(names.plan_key(Market.SPOT, DAY, digest(plan)), plan))
+    asyncio.run(store.create("receipt/v1/ff112233aabbccdd/plan.json", b"too old to be read"))
+    for number, part in enumerate((inputs[:2], inputs[2:])):
+        deletions = [Deletion(key=one.key, size=1, sha256="", why="settled", proofs=[]) for one in part]
+        receipt = encode(PruneReceipt(write_id=f"{number:016x}", delete=deletions))
+        asyncio.run(store.create(names.receipt_key(f"{number:016x}", "plan"), receipt))
+    holes = [Missing(collector="tokyo", chain="0" * 16, numbers=[(1, 2)])]
+    assert asyncio.run(pruned_numbers(store, Market.SPOT, DAYS, holes)) == {("tokyo", "0" * 16): {1, 2}}
+    assert asyncio.run(pruned_numbers(store, Market.SPOT, DAYS, [])) == {}
+    with pytest.raises(CorruptionError, match="ff112233aabbccdd"):
+        asyncio.run(
+            pruned_numbers(store, Market.SPOT, DAYS, [*holes, Missing(collector="tokyo", chain="0" * 16, numbers=[(9, 9)])])
+        )
 
 
 def test_a_segment_that_does_not_follow_the_one_before_it_shows_that_another_is_missing(store: MemoryStore) -> None:

@@ -411,6 +411,24 @@ def test_the_receipts_name_everything_that_is_deleted(tmp_path: Any) -> None:
     assert all(deletion.why == "settled" and len(deletion.sha256) == 64 for deletion in receipt.delete)
 
 
+def test_a_plan_too_long_for_one_receipt_is_carried_out_with_several(tmp_path: Any, monkeypatch: Any) -> None:
+    """An object of a whole market is in a thousand days: one receipt for a night of them would be too large to be read again."""
+    store = recorded()
+    merge(store, tmp_path)
+    raw = raw_keys(store)
+    monkeypatch.setattr("twintape.io.prune.RECEIPT_PROOFS_MAX", 5)
+    plan, report = prune(store, **NO_GRACE)
+    assert set(report.deleted) == raw
+    found = [asyncio.run(store.get(key)) for key in keys_of(store, "receipt/") if key.endswith("/plan.json")]
+    receipts = [decode(data, PruneReceipt, where="plan") for data in found]
+    assert len(receipts) == len({receipt.write_id for receipt in receipts}) > 2
+    assert plan.write_id in {receipt.write_id for receipt in receipts}
+    assert all(0 < sum(len(one.proofs) for one in receipt.delete) <= 5 or len(receipt.delete) == 1 for receipt in receipts)
+    assert sorted(one.key for receipt in receipts for one in receipt.delete) == sorted(raw)
+    done = [asyncio.run(store.get(f"receipt/v1/{receipt.write_id}/done.json")) for receipt in receipts]
+    assert {key for data in done for key in decode(data, PruneReport, where="done").deleted} == raw
+
+
 def test_a_prune_beside_merges_never_removes_what_a_head_names_or_nobody_has_settled(tmp_path: Any) -> None:
     clock = Hours()
     for seed in range(12):

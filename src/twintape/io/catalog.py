@@ -232,20 +232,27 @@ async def read_heads(store: Store, market: Market, days: Mapping[tuple[str, str,
     return dict(sorted(heads.items()))
 
 
-async def pruned_numbers(store: Store, market: Market, dates: Sequence[str]) -> dict[tuple[str, str], set[int]]:
+async def pruned_numbers(
+    store: Store, market: Market, dates: Sequence[str], holes: Iterable[Missing] | None = None
+) -> dict[tuple[str, str], set[int]]:
     """Return the chain numbers of objects that a prune found settled, by `(collector, chain)`: they may be gone and are not missing.
 
     A merge's plan alone does not vouch for an object: it may have been lost before all its streams were merged.
+
+    Args:
+        store: Where plans and receipts are.
+        market: Which market.
+        dates: Whose plans name the objects.
+        holes: Only these numbers are asked for; None for all. Receipts are read, the newest first, until each is accounted for: there are years of them.
+
+    Raises:
+        CorruptionError: A plan or a receipt is damaged.
+        StoreError: The store failed.
     """
-    settled: set[str] = set()
-    async for info in store.list("receipt/v1/"):
-        if info.key.endswith("/plan.json"):
-            try:
-                receipt = decode(await store.get(info.key), PruneReceipt, where=info.key)
-            except NotFoundError:
-                continue
-            settled |= {deletion.key for deletion in receipt.delete}
-    found: dict[tuple[str, str], set[int]] = {}
+    inside: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for hole in holes or ():
+        inside.setdefault((hole.collector, hole.chain), []).extend(hole.numbers)
+    wanted: dict[str, tuple[tuple[str, str], int]] = {}
     for date in dates:
         async for info in store.list(f"plan/v1/market={market}/date={date}/"):
             try:
@@ -253,8 +260,22 @@ async def pruned_numbers(store: Store, market: Market, dates: Sequence[str]) -> 
             except NotFoundError:
                 continue
             for source in plan.inputs:
-                if source.key in settled:
-                    found.setdefault((source.collector, source.chain), set()).add(source.number)
+                chain = (source.collector, source.chain)
+                if holes is None or any(first <= source.number <= last for first, last in inside.get(chain, ())):
+                    wanted[source.key] = chain, source.number
+    receipts = [info async for info in store.list("receipt/v1/") if info.key.endswith("/plan.json")] if wanted else []
+    found: dict[tuple[str, str], set[int]] = {}
+    for info in sorted(receipts, key=lambda info: (info.modified_ns, info.key), reverse=True):
+        try:
+            receipt = decode(await store.get(info.key), PruneReceipt, where=info.key)
+        except NotFoundError:
+            continue
+        for deletion in receipt.delete:
+            settled = wanted.pop(deletion.key, None)
+            if settled is not None:
+                found.setdefault(settled[0], set()).add(settled[1])
+        if not wanted:
+            break
     return found
 
 

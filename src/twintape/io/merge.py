@@ -169,7 +169,8 @@ async def _survey(run: MergeRun, market: Market, date: str, wanted: set[str], *,
     before = [hole for (_, _, day), head in heads.items() if day == date for hole in head.proof.missing]
     missing = missing_numbers(view.segments.values(), {}, before)
     if missing:
-        missing = missing_numbers(view.segments.values(), await pruned_numbers(run.store, market, dates), before)
+        pruned = await pruned_numbers(run.store, market, dates, missing)
+        missing = missing_numbers(view.segments.values(), pruned, before)
     batch = Batch(market, date, view, missing, heads)
     await _fetch(run, batch, _suspects(batch))
     _drop_raw(run, batch)

@@ -47,6 +47,9 @@ STOP_KEY = "STOP"
 STOP_EVERY = 100
 """After so many deletions a prune looks for it again."""
 
+RECEIPT_PROOFS_MAX = 500_000
+"""So many proofs one receipt names at most, each time it names one: merges read receipts back, and an object of a whole market is in a thousand days."""
+
 Progress = Callable[[str, int, int], None]
 Day = tuple[str, str, str]
 """Symbol, stream and date."""
@@ -330,37 +333,64 @@ async def _plan_output(run: PruneRun, plan: PrunePlan, head: Head | None, genera
 async def execute_prune(run: PruneRun, plan: PrunePlan) -> PruneReport:
     """Delete what a plan names, having written the plan to the store first. Interrupted, it is simply planned and run again.
 
+    A plan that is too long for one receipt is carried out in parts, each with a receipt under a fresh id, the first under the plan's own.
+
+    Returns:
+        What became of the whole plan.
+
     Raises:
-        RefusedError: The store holds an object named `STOP` by now; what is deleted is in the plan.
-        StoreError: The store failed; what is deleted is in the plan.
+        RefusedError: The store holds an object named `STOP` by now; what is deleted is in the receipts.
+        StoreError: The store failed; what is deleted is in the receipts.
     """
     await _check_stop(run)
-    await run.store.create(
-        names.receipt_key(plan.write_id, "plan"), encode(PruneReceipt(write_id=plan.write_id, delete=plan.delete))
-    )
-    deleted: list[str] = []
-    absent: list[str] = []
-    kept = list(plan.kept)
-    for number, deletion in enumerate(plan.delete, 1):
-        if number % STOP_EVERY == 0:
-            await _check_stop(run)
-        try:
-            info = await run.store.head(deletion.key)
-        except NotFoundError:
-            absent.append(deletion.key)
-            continue
-        if info.size != deletion.size:
-            kept.append(Kept(key=deletion.key, reason=f"has {info.size} bytes now, the plan says {deletion.size}"))
-            continue
-        await run.store.delete(deletion.key)
-        if await _is_gone(run.store, deletion.key):
-            deleted.append(deletion.key)
-        else:
-            kept.append(Kept(key=deletion.key, reason="the store answered the delete and still has the object"))
-        run.progress("deleting", number, len(plan.delete))
-    report = PruneReport(write_id=plan.write_id, deleted=deleted, absent=absent, kept=kept)
-    await run.store.create(names.receipt_key(plan.write_id, "done"), encode(report))
-    return report
+    whole = PruneReport(write_id=plan.write_id, deleted=[], absent=[], kept=[])
+    done = 0
+    for number, part in enumerate(_parts(plan.delete)):
+        write_id = run.draw_id() if number else plan.write_id
+        await run.store.create(names.receipt_key(write_id, "plan"), encode(PruneReceipt(write_id=write_id, delete=part)))
+        report = PruneReport(write_id=write_id, deleted=[], absent=[], kept=[] if number else list(plan.kept))
+        for deletion in part:
+            done += 1
+            if done % STOP_EVERY == 0:
+                await _check_stop(run)
+            await _delete(run, deletion, report)
+            run.progress("deleting", done, len(plan.delete))
+        await run.store.create(names.receipt_key(write_id, "done"), encode(report))
+        whole.deleted.extend(report.deleted)
+        whole.absent.extend(report.absent)
+        whole.kept.extend(report.kept)
+    return whole
+
+
+def _parts(deletions: Sequence[Deletion]) -> list[list[Deletion]]:
+    """Cut a list of deletions so that no part names more proofs than a receipt may; one part at least."""
+    parts: list[list[Deletion]] = [[]]
+    named = 0
+    for deletion in deletions:
+        named += len(deletion.proofs)
+        if named > RECEIPT_PROOFS_MAX and parts[-1]:
+            parts.append([])
+            named = len(deletion.proofs)
+        parts[-1].append(deletion)
+    return parts
+
+
+async def _delete(run: PruneRun, deletion: Deletion, report: PruneReport) -> None:
+    """Delete one object, and add what became of it to the report."""
+    try:
+        info = await run.store.head(deletion.key)
+    except NotFoundError:
+        report.absent.append(deletion.key)
+        return
+    if info.size != deletion.size:
+        reason = f"has {info.size} bytes now, the plan says {deletion.size}"
+        report.kept.append(Kept(key=deletion.key, reason=reason))
+        return
+    await run.store.delete(deletion.key)
+    if await _is_gone(run.store, deletion.key):
+        report.deleted.append(deletion.key)
+    else:
+        report.kept.append(Kept(key=deletion.key, reason="the store answered the delete and still has the object"))
 
 
 async def _is_gone(store: Store, key: str) -> bool:
