@@ -1,17 +1,18 @@
 import pytest
 
-from support.compare import T0_MS, chunk, frame, heard_lines, lines, said, text_of
-from twintape.columns.compare import EDGE_WINDOWS_MAX, REGION_WINDOWS_MAX, compare_pair
-from twintape.columns.heard import hear
+from support.compare import T0_MS, chunk, compared, frame, lines, said, text_lines, text_of
+from twintape.columns.compare import EDGE_WINDOWS_MAX, REGION_WINDOWS_MAX
 from twintape.core.gateway import Partition
 from twintape.core.markets import Market
 from twintape.core.wire import decode_depth
 
+PERSISTENT = (Partition.SHIFTED, Partition.NET)
+"""Lines then stand at no common id for so long that slices end between."""
 MARKETS = pytest.mark.parametrize("market", [Market.SPOT, Market.USDM])
 
 
-def pair_of(*frames, market=Market.SPOT):
-    return compare_pair(*lines(*frames, market=market), market)
+def pair_of(*frames, market=Market.SPOT, **more):
+    return compared(lines(*frames), market, **more).pairs[0]
 
 
 def counts(pair):
@@ -32,9 +33,10 @@ def cut(*finals, start=0, market=Market.SPOT, **more):
 # --- what was injected is what is found ------------------------------------------------------------------------------------------------
 
 
-def played(market, partition, **more):
-    reference, other = said(market, Partition.IDENTICAL), said(market, partition, **more)
-    return reference, other, compare_pair(*heard_lines(market, text_of(reference), text_of(other, 250_000)), market)
+def played(market, partition):
+    reference, other = said(market, Partition.IDENTICAL), said(market, partition)
+    lines_of = text_lines(text_of(reference), text_of(other, 250_000))
+    return reference, other, compared(lines_of, market, same_in_slices=partition not in PERSISTENT).pairs[0]
 
 
 def ids(heard, market):
@@ -99,7 +101,7 @@ def test_another_e_is_only_another_e(market):
         at = one.index(b'"E":') + 4
         later = b"%d" % (int(one[at : at + 13]) + 2)
         stamped.append((time_ns, one[:at] + later + one[at + 13 :] if number % 20 == 7 else one))
-    pair = compare_pair(*heard_lines(market, text_of(reference), text_of(stamped)), market)
+    pair = compared(text_lines(text_of(reference), text_of(stamped)), market).pairs[0]
     assert pair.findings == ["restamped"]
     assert counts(pair) == [(50, 1000), (0, 1000), (0, 1000), (0, 1000)]
     assert (pair.event_time.count, pair.event_time.least, pair.event_time.greatest) == (50, 2000, 2000)
@@ -111,7 +113,7 @@ def test_lost_frames_are_missing_and_no_conflict(market):
     reference = said(market, Partition.IDENTICAL)
     holes = [(100, 120), (500, 501), (700, 900)]
     heard = [one for number, one in enumerate(reference) if not any(start <= number < stop for start, stop in holes)]
-    pair = compare_pair(*heard_lines(market, text_of(reference), text_of(heard)), market)
+    pair = compared(text_lines(text_of(reference), text_of(heard)), market).pairs[0]
     assert pair.findings == ["missing"]
     assert (pair.missing_in_b.windows, pair.missing_in_b.places) == (221, 3)
     assert pair.missing_in_b.ids == sum(
@@ -120,6 +122,9 @@ def test_lost_frames_are_missing_and_no_conflict(market):
     assert (pair.missing_in_a.windows, pair.windows_a, pair.windows_b) == (0, 779, 779)
     assert [example.kind for example in pair.examples] == ["missing_in_b"] * 3
     assert sum(bucket.missing_b for bucket in pair.timeline) == 221
+    turned = compared(text_lines(text_of(heard), text_of(reference)), market).pairs[0]
+    assert (turned.missing_in_a, turned.missing_in_b) == (pair.missing_in_b, pair.missing_in_a)
+    assert [example.kind for example in turned.examples] == ["missing_in_a"] * 3
 
 
 # --- shapes ------------------------------------------------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ def test_windows_that_stick_out_of_what_both_heard_are_an_edge():
 def test_lines_that_stand_together_nowhere_are_shifted_and_their_books_not_compared():
     a = cut(*range(10, 3000, 10), market=Market.USDM)
     b = cut(*range(15, 3000, 10), start=5, market=Market.USDM)
-    pair = pair_of(a, b, market=Market.USDM)
+    pair = pair_of(a, b, market=Market.USDM, same_in_slices=False)
     assert pair.findings == ["shifted"]
     assert pair.windows_a > EDGE_WINDOWS_MAX
     assert counts(pair)[3] == (0, 0)
@@ -165,10 +170,10 @@ def test_even_if_it_lasts_no_region_is_without_bound():
     count = 3 * REGION_WINDOWS_MAX
     a = [frame(2 * n, 2 * n + 2, [(1, n + 1)]) for n in range(count)]
     b = [frame(2 * n + 1, 2 * n + 3, [(1, n + 1)] if n % 1000 else []) for n in range(count)]
-    pair = pair_of(a, b)
+    pair = pair_of(a, b, same_in_slices=False)
     assert (pair.findings, pair.shift, pair.omitted_by_a) == (["shifted"], 3, 0)
     assert pair.windows_a + pair.edge + pair.outside_a >= count
-    gone = pair_of(a, [one.replace(b'"b":[["1.0"', b'"b":[["2.0"') for one in b])
+    gone = pair_of(a, [one.replace(b'"b":[["1.0"', b'"b":[["2.0"') for one in b], same_in_slices=False)
     assert gone.findings == ["omitted", "shifted"]
 
 
@@ -202,7 +207,7 @@ def test_a_level_left_out_of_a_window_is_omitted_even_if_the_book_is_right():
 def test_who_is_first_is_told_by_the_hour():
     hour = 3_600_000
     a = [frame(n, n + 1, event_ms=T0_MS + n * hour) for n in range(3)]
-    pair = compare_pair(*hear([("a", [chunk(a)]), ("b", [chunk(a, 10**18 - 5)])], Market.SPOT), Market.SPOT)
+    pair = compared([("a", [chunk(a)]), ("b", [chunk(a, 10**18 - 5)])], Market.SPOT).pairs[0]
     assert (pair.arrival.first_a, pair.arrival.first_b) == (0, 3)
     assert [(start, count, middle, share) for start, count, middle, _, share in pair.arrival.hours] == [
         ((T0_MS + n * hour) // hour * hour * 1000, 1, -5.0, 0.0) for n in range(3)

@@ -3,11 +3,9 @@ import random
 import numpy as np
 import pytest
 
-from support.compare import chunk, frame
+from support.compare import chunk, compared, frame, hear
 from twintape.columns import compare_books
-from twintape.columns.compare import compare_pair
 from twintape.columns.compare_books import check_books, read_levels
-from twintape.columns.heard import hear
 from twintape.core.markets import Market
 from twintape.core.wire import decode_depth
 
@@ -17,7 +15,7 @@ def pair_of(a, b, parts=1):
         size = max(1, -(-len(frames) // parts))
         return [chunk(frames[start : start + size], 10**18 + start) for start in range(0, len(frames), size)]
 
-    return compare_pair(*hear([("a", chunks(a)), ("b", chunks(b))], Market.SPOT), Market.SPOT)
+    return compared([("a", chunks(a)), ("b", chunks(b))], Market.SPOT).pairs[0]
 
 
 def books_at_common_ids(a, b):
@@ -106,7 +104,7 @@ def test_mentions_are_looked_for_in_the_windows_that_overlap_only():
 
 
 def test_nothing_asked_is_nothing_read():
-    (a,) = hear([("a", [chunk([frame(0, 1, [(1, 2)])])])], Market.SPOT)
+    ((_, a),) = hear([("a", [chunk([frame(0, 1, [(1, 2)])])])], Market.SPOT)
     placed = (a, np.zeros(1, np.int64), np.zeros(1, np.int64))
     found = check_books(placed, placed, np.zeros(1, bool), np.ones(1, bool), Market.SPOT)
     assert not found.wrong.any() | found.same_levels.any() | found.undecided.any()
@@ -114,7 +112,7 @@ def test_nothing_asked_is_nothing_read():
 
 def test_levels_come_in_the_order_asked_for_whatever_chunk_they_are_in():
     frames = [frame(n, n + 1, [(n + 1, n + 1)]) for n in range(6)]
-    (line,) = hear([("a", [chunk(frames[3:]), chunk(frames[:3])])], Market.SPOT)
+    ((_, line),) = hear([("a", [chunk(frames[3:]), chunk(frames[:3])])], Market.SPOT)
     read = read_levels(line, np.array([5, 0, 3, 0]), (0, 0), Market.SPOT)
     assert read.bid_price.tolist() == [6, 1, 4, 1]
     assert len(read_levels(line, np.zeros(0, np.int64), (0, 0), Market.SPOT)) == 0

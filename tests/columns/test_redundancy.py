@@ -1,7 +1,9 @@
 import pytest
 
-from support.compare import T0_MS, frame, lines
-from twintape.columns.redundancy import SUBSETS_MAX, redundancy
+from support.compare import T0_MS, compared, frame, lines
+from twintape.columns.heard import gather, slices
+from twintape.columns.redundancy import SUBSETS_MAX, Worth
+from twintape.columns.report import compare_stream
 from twintape.core.markets import Market
 
 COUNT = 6000
@@ -13,6 +15,10 @@ def line_of(*holes):
     return [
         frame(n, n + 1, event_ms=T0_MS + 100 * n) for n in range(COUNT) if not any(start <= n < stop for start, stop in holes)
     ]
+
+
+def redundancy(named, market=Market.SPOT):
+    return compared(named, market).redundancy
 
 
 def test_what_each_lost_and_what_only_one_has():
@@ -92,5 +98,25 @@ def test_ids_that_begin_anew_are_no_hole():
 
 def test_of_very_many_lines_not_every_combination_is_looked_at():
     frames = [frame(n, n + 1, market=Market.USDM, event_ms=T0_MS + n) for n in range(5)]
-    worth = redundancy(lines(*[frames] * (SUBSETS_MAX + 1), market=Market.USDM))
+    worth = redundancy(lines(*[frames] * (SUBSETS_MAX + 1)), Market.USDM)
     assert [one.combinations for one in worth.together][:3] == [13, 78, 1]
+
+
+def test_windows_that_reach_beyond_their_slice_are_told_in_the_order_of_their_ends():
+    # The first line has one window as long as many slices; the hole of the second is timed by its own windows all the same.
+    gone = range(1210, 1290)
+    short = [frame(n, n + 1, event_ms=T0_MS + n + 1) for n in range(3000) if n not in gone]
+    long = [frame(0, 3000, event_ms=T0_MS + 3000)]
+    worth = compare_stream("A", "depth", lines(long, short), Market.SPOT, windows=40).redundancy
+    (hole,) = worth.lines[1].outages
+    assert (hole.from_us, hole.to_us) == ((T0_MS + 1210) * 1000, (T0_MS + 1291) * 1000)
+
+
+def test_a_slice_in_which_no_window_ends_makes_no_difference():
+    known = gather(lines(line_of((100, 200)), line_of()), Market.SPOT)
+    worth, other = Worth(known), Worth(known)
+    for heard, until in slices(known):
+        worth.add([], 0)
+        worth.add(heard, until)
+        other.add(heard, until)
+    assert worth.result() == other.result()

@@ -1,7 +1,7 @@
 import msgspec
 import pytest
 
-from support.compare import chunk, frame
+from support.compare import chunk, chunks_of, frame
 from twintape.columns.report import FORMAT, GRAVE, LineInfo, Report, compare_stream, headline, make_report, meaning
 from twintape.core.markets import Market
 
@@ -33,6 +33,17 @@ def test_every_pair_is_summed_up_over_the_streams_it_met_in():
     assert [len(stream.pairs) for stream in report.streams] == [3, 3, 3]
     assert report.from_us < report.to_us
     assert report.format == FORMAT
+
+
+def test_where_only_all_quantities_ever_mentioned_can_tell_they_are_gone_through_again():
+    # The third line leaves a level out that it has mentioned long before: its book is right, and known to be.
+    whole = [frame(n, n + 1, [(1, 2)] if n in (0, 90) else [(5, n)]) for n in range(100)]
+    less = [frame(n, n + 1, [(1, 2)] if n == 0 else [] if n == 90 else [(5, n)]) for n in range(100)]
+    named = [(name, chunks_of(frames, size=10)) for name, frames in (("a", whole), ("b", whole), ("c", less))]
+    for windows in (10, 1000):
+        pairs = compare_stream("AUSDT", "depth", named, Market.SPOT, windows=windows).pairs
+        assert [pair.findings for pair in pairs] == [[], ["omitted"], ["omitted"]]
+        assert [(pair.undecided, pair.conflicts) for pair in pairs] == [(0, 0)] * 3
 
 
 def test_pairs_that_never_met_have_nothing_to_compare():

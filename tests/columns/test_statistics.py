@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twintape.columns.statistics import (
-    distribution,
+    Spread,
     events_interval,
     incomplete_beta,
     incomplete_gamma,
@@ -82,8 +82,15 @@ def test_the_gamma_function_by_adding_up(a, x):
     assert incomplete_gamma(a, 0.0) == 0.0
 
 
+def distribution_of(*parts):
+    spread = Spread()
+    for part in parts:
+        spread.add(part)
+    return spread.distribution()
+
+
 def test_numbers_are_described():
-    found = distribution(np.arange(-50, 151))
+    found = distribution_of(np.arange(-50, 151))
     assert (found.count, found.least, found.greatest, found.percentiles["50"]) == (201, -50, 150, 50)
     assert sum(found.bins) == 201
     assert found.edges[0] < 0 < found.edges[-1]
@@ -94,7 +101,7 @@ def test_numbers_are_described():
     ("values", "low", "high"), [([5, 6, 7], 0, True), ([-5, -6, -7], None, False), ([0, 0], 0, True), ([0, 0, 0, 0, 9], 0, True)]
 )
 def test_a_histogram_always_shows_zero(values, low, high):
-    found = distribution(np.array(values))
+    found = distribution_of(np.array(values))
     assert found.edges[0] <= 0 <= found.edges[-1]
     assert (found.edges[0] == 0) is (low == 0)
     assert (found.edges[-1] > 0) is high
@@ -102,4 +109,28 @@ def test_a_histogram_always_shows_zero(values, low, high):
 
 
 def test_no_numbers_have_no_histogram():
-    assert (distribution(np.zeros(0, np.int64)).count, distribution(np.zeros(0, np.int64)).bins) == (0, [])
+    nothing = distribution_of(np.zeros(0, np.int64))
+    assert (nothing.count, nothing.bins) == (0, [])
+
+
+@given(st.lists(st.lists(st.integers(-(2**62), 2**62)), min_size=1))
+def test_numbers_that_come_in_parts_are_told_as_exactly_as_is_said(parts):
+    spread = Spread()
+    for part in parts:
+        spread.add(np.array(part, np.int64))
+    values = np.array([value for part in parts for value in part], np.int64)
+    assert (spread.count, spread.above, spread.below) == (len(values), (values > 0).sum(), (values < 0).sum())
+    if len(values):
+        ranks = [0, 10, 50, 90, 100]
+        for told, true in zip(spread.percentiles(ranks), np.percentile(values.astype(float), ranks), strict=True):
+            assert abs(told - true) <= np.abs(values).max() / 128
+        assert (spread.least, spread.greatest) == (float(values.min()), float(values.max()))
+
+
+def test_small_numbers_and_equal_ones_are_told_exactly():
+    rng = np.random.default_rng(1)
+    values = rng.integers(-255, 256, 1000)
+    found = distribution_of(values[:300], values[300:])
+    assert list(found.percentiles.values()) == pytest.approx(np.percentile(values, [int(p) for p in found.percentiles]))
+    assert found.mean == pytest.approx(values.mean())
+    assert set(distribution_of(np.full(7, 123_456_789)).percentiles.values()) == {123_456_789}

@@ -10,6 +10,7 @@ from twintape.columns.report import ClockBounds
 from twintape.core.errors import ConfigError, CorruptionError, NotFoundError
 from twintape.core.markets import Market
 from twintape.core.wire import clock_line
+from twintape.io import comparison
 from twintape.io.comparison import CHUNK_BYTES, Scratch, compare_lines, recorded_lines, store_lines
 
 
@@ -108,6 +109,25 @@ def test_texts_larger_than_a_chunk_are_read_piece_by_piece_and_again(tmp_path: A
     for _ in range(2):
         assert b"".join(chunk.load() for chunk in chunks["a"]).count(b"\n") == count
     assert chunks["b"][0].load() == b"%d %b\n" % (10**18, long)
+
+
+def test_of_very_many_streams_no_more_is_gathered_than_there_is_room_for(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "PENDING_BYTES_MAX", 1000)
+    scratch = Scratch(tmp_path)
+    for number in range(30):
+        scratch.add("a", f"s{number}@depth", "1", 10**18, b"x" * 100)
+    assert 20 <= len(list(tmp_path.iterdir())) < 30
+    found = scratch.streams()
+    assert [len(chunks["a"][0].load()) for chunks in found.values()] == [121] * 30
+
+
+def test_what_is_known_of_windows_is_kept_outside_memory_while_a_stream_is_compared(tmp_path: Any) -> None:
+    scratch = Scratch(tmp_path)
+    with scratch.keeping() as keep:
+        kept = [keep(bytes([number]) * 10) for number in range(3)]
+        assert [load() for load in kept] == [bytes([number]) * 10 for number in range(3)]
+    with pytest.raises(ValueError, match="closed"):
+        kept[0]()
 
 
 def test_streams_of_two_speeds_are_compared_by_symbol_if_asked(tmp_path: Any) -> None:

@@ -3,8 +3,9 @@
 import functools
 import json
 
-from twintape.columns.heard import hear
+from twintape.columns.heard import gather, slices
 from twintape.columns.lines import Chunk
+from twintape.columns.report import compare_stream
 from twintape.core.gateway import GatewayOptions
 from twintape.core.markets import Market
 from twintape.core.recut import GatewayView
@@ -28,9 +29,27 @@ def chunk(frames, start_ns=10**18, connection="aaaaaaaa-1", step_ns=1):
     return Chunk("", connection, 0, "", lambda: text)
 
 
-def lines(*frames_of, market=Market.SPOT, **keywords):
-    """Lines named a, b, c, … of one chunk each."""
-    return hear([(chr(97 + number), [chunk(frames, **keywords)]) for number, frames in enumerate(frames_of)], market)
+def lines(*frames_of, **keywords):
+    """Lines named a, b, c, … of chunks of some frames: name and chunks."""
+    return [(chr(97 + number), chunks_of(frames, **keywords)) for number, frames in enumerate(frames_of)]
+
+
+def chunks_of(frames, start_ns=10**18, size=40, **keywords):
+    return [chunk(frames[start : start + size], start_ns + start, **keywords) for start in range(0, max(1, len(frames)), size)]
+
+
+def hear(named, market):
+    """Read lines: what is known of each, and its windows in one slice."""
+    known = gather(named, market)
+    ((heard, _),) = slices(known)
+    return list(zip(known, heard, strict=True))
+
+
+def compared(named, market, *, same_in_slices=True):
+    """Compare lines: the stream's report, which does not depend on how the ids are sliced unless lines stand together nowhere for long."""
+    whole, sliced = (compare_stream("BTCUSDT", "depth", named, market, windows=windows) for windows in (1 << 15, 40))
+    assert whole == sliced or not same_in_slices
+    return whole
 
 
 @functools.cache
@@ -59,11 +78,11 @@ def text_of(heard, latency_ns=0):
     return b"".join(found)
 
 
-def heard_lines(market, *texts):
-    """Lines named a, b, c, … of texts cut into chunks of some hundred lines."""
+def text_lines(*texts):
+    """Lines named a, b, c, … of texts cut into chunks of some lines."""
     made = []
     for number, text in enumerate(texts):
         rows = text.splitlines(keepends=True)
-        parts = [b"".join(rows[start : start + 700]) for start in range(0, len(rows), 700)]
+        parts = [b"".join(rows[start : start + 60]) for start in range(0, len(rows), 60)]
         made.append((chr(97 + number), [Chunk("", "aaaaaaaa-1", 0, "", lambda part=part: part) for part in parts]))
-    return hear(made, market)
+    return made

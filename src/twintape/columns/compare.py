@@ -3,24 +3,26 @@
 Lines are compared where both have recorded: from the greater of their first ids to the lesser of their last. There a window of one line
 may be *missing* in the other (which has a hole there), *matched* (the same ids) or *cut differently*. Between two ids at which both stand,
 the levels that either line mentions say whether the books still agree.
+
+All of this is decided within a slice of ids; what a comparison remembers from one slice to the next does not grow with the number of windows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from twintape.columns.compare_books import BookCheck, check_books
-from twintape.columns.heard import EPOCH_IDS, Heard
+from twintape.columns.compare_books import BookCheck, History, check_books
+from twintape.columns.heard import EPOCH_IDS, NO_END, Heard, Line
 from twintape.columns.kernel import kernel
-from twintape.columns.statistics import Distribution, Rate, distribution, rate
+from twintape.columns.statistics import Distribution, Rate, Spread, rate
 from twintape.core.markets import Market
 
-__all__ = ["LEVELS", "Arrival", "Bucket", "Example", "Missing", "Pair", "compare_pair", "findings"]
+__all__ = ["LEVELS", "Arrival", "Bucket", "Example", "Missing", "Pair", "PairComparison", "findings"]
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -161,62 +163,119 @@ class _Side:
     segment: Ints
 
 
-def compare_pair(a: Heard, b: Heard, market: Market) -> Pair:
-    """Compare two lines of one stream, read together by `heard.hear`.
+class PairComparison:
+    """Two lines of one stream, compared slice by slice.
 
-    Raises:
-        CorruptionError: A chunk is damaged.
+    Args:
+        a: The first line.
+        b: The second.
+        market: How frames are read.
+        whole: Whether all quantities ever mentioned are remembered: where `unsettled` says so, only that tells whether books agree.
     """
-    sides, shapes = _sides(a, b)
-    one, two = sides
-    compared_a = one.region >= 0
-    matched = np.flatnonzero(compared_a & (one.match >= 0))
-    partner = one.match[matched]
-    same_text = _same_text(a, b, matched, partner)
-    same_content = (a.content[matched] == b.content[partner]).all(axis=1)
-    same_bytes = same_text & (a.event_time_us[matched] == b.event_time_us[partner])
-    asked = _differing(one, two, matched, same_content, shapes)
-    checked = check_books((a, one.region, one.segment), (b, two.region, two.segment), asked, shapes.complete, market)
-    same_levels = same_content | checked.same_levels[one.region[matched]]
-    total = int(compared_a.sum())
-    cut = np.flatnonzero(compared_a & (one.match < 0))
-    common = int(shapes.complete.sum())
-    levels = {
-        "bytes": rate(total - int(same_bytes.sum()), total),
-        "bytes_without_event_time": rate(total - int(same_text.sum()), total),
-        "windows_and_levels": rate(total - int(same_levels.sum()), total),
-        "book": rate(int(checked.wrong.sum()), common),
-    }
-    kinds = _kinds(shapes)
-    examples = _examples(sides, kinds, checked, matched[~same_bytes & same_text], matched[same_levels & ~same_text])
-    differs = b.event_time_us[partner] - a.event_time_us[matched]
-    found = Pair(
-        a=a.name,
-        b=b.name,
-        findings=[],
-        windows_a=total,
-        windows_b=int((two.region >= 0).sum()),
-        outside_a=int(one.outside.sum()),
-        outside_b=int(two.outside.sum()),
-        edge=sum(int(((side.region < 0) & ~side.outside & ~side.missing).sum()) for side in sides),
-        missing_in_a=_missing(two),
-        missing_in_b=_missing(one),
-        levels=levels,
-        split=int((kinds == _SPLIT).sum()),
-        merge=int((kinds == _MERGE).sum()),
-        shift=int((kinds == _SHIFT).sum()),
-        cut_a=len(cut),
-        printed=int((same_levels & ~same_text).sum()),
-        omitted_by_a=int(checked.omitted_by_a.sum()),
-        omitted_by_b=int(checked.omitted_by_b.sum()),
-        conflicts=int(checked.wrong.sum()),
-        undecided=int(checked.undecided.sum()),
-        event_time=distribution(differs[differs != 0]),
-        arrival=_arrival(a, b, matched, partner),
-        timeline=_timeline(sides, matched[~same_bytes], cut, checked),
-        examples=examples,
-    )
-    return _with_findings(found)
+
+    def __init__(self, a: Line, b: Line, market: Market, *, whole: bool = False) -> None:
+        self._lines = (a, b)
+        self._market = market
+        self._tally = _Tally()
+        self._timeline = _Timeline.of(a, b)
+        self._arrival = _Hours()
+        self._event_time = Spread()
+        self._missing = (_MissingTally(), _MissingTally())
+        self._examples: dict[str, list[Example]] = {kind: [] for kind in _EXAMPLE_KINDS}
+        decimals = [max(one, two) for one, two in zip(a.decimals, b.decimals, strict=True)]
+        self._history = History((-decimals[0], -decimals[1])) if whole else None
+        self.unsettled = False
+
+    def add(self, a: Heard, b: Heard) -> None:
+        """Compare a slice; slices are given in the order of ids, from `heard.slices`.
+
+        Raises:
+            CorruptionError: A chunk is damaged.
+        """
+        (one, two), shapes = _sides((a, b), self._lines)
+        inside = one.region >= 0
+        matched = np.flatnonzero(inside & (one.match >= 0))
+        partner = one.match[matched]
+        same_text = _same_text(a, b, matched, partner)
+        same_content = (a.content[matched] == b.content[partner]).all(axis=1)
+        same_bytes = same_text & (a.event_time_us[matched] == b.event_time_us[partner])
+        asked = _differing(one, two, matched, same_content, shapes)
+        placed = (a, one.region, one.segment), (b, two.region, two.segment)
+        checked = check_books(*placed, asked, shapes.complete, self._market, self._history)
+        same_levels = same_content | checked.same_levels[one.region[matched]]
+        self.unsettled |= self._history is None and bool(checked.undecided.any())
+        cut = np.flatnonzero(inside & (one.match < 0))
+        kinds = _kinds(shapes)
+        self._tally.add((one, two), shapes, kinds, checked, (same_bytes, same_text, same_levels), len(cut))
+        for tally, side in zip(self._missing, (two, one), strict=True):
+            tally.add(side)
+        differs = b.event_time_us[partner] - a.event_time_us[matched]
+        self._event_time.add(differs[differs != 0])
+        self._arrival.add(a.event_time_us[matched], b.receive_time_ns[partner] - a.receive_time_ns[matched])
+        wrong = np.flatnonzero(inside)
+        wrong = wrong[checked.wrong[one.region[wrong]]]
+        own = (np.flatnonzero(inside), matched[~same_bytes], cut)
+        self._timeline.add(a, b, (*own, np.flatnonzero(two.missing), np.flatnonzero(one.missing), wrong))
+        regions = {
+            "conflict": np.flatnonzero(checked.wrong),
+            "omitted": np.flatnonzero(checked.omitted_by_a + checked.omitted_by_b),
+            "split": np.flatnonzero(kinds == _SPLIT),
+            "merge": np.flatnonzero(kinds == _MERGE),
+            "shift": np.flatnonzero(kinds == _SHIFT),
+            "printed": one.region[matched[same_levels & ~same_text]],
+            "event_time": one.region[matched[~same_bytes & same_text]],
+        }
+        self._add_examples(one, two, regions)
+
+    def result(self) -> Pair:
+        """Return what was found in all slices."""
+        a, b = self._lines
+        tally = self._tally
+        total = tally.windows_a
+        rates = (tally.other_bytes, tally.other_text, tally.other_levels)
+        levels = {name: rate(count, total) for name, count in zip(LEVELS, rates, strict=False)}
+        levels["book"] = rate(tally.conflicts, tally.common)
+        found = Pair(
+            a=a.name,
+            b=b.name,
+            findings=[],
+            windows_a=total,
+            windows_b=tally.windows_b,
+            outside_a=tally.outside_a,
+            outside_b=tally.outside_b,
+            edge=tally.edge,
+            missing_in_a=self._missing[0].result(),
+            missing_in_b=self._missing[1].result(),
+            levels=levels,
+            split=tally.split,
+            merge=tally.merge,
+            shift=tally.shift,
+            cut_a=tally.cut_a,
+            printed=tally.printed,
+            omitted_by_a=tally.omitted_by_a,
+            omitted_by_b=tally.omitted_by_b,
+            conflicts=tally.conflicts,
+            undecided=tally.undecided,
+            event_time=self._event_time.distribution(),
+            arrival=self._arrival.result(),
+            timeline=self._timeline.result(),
+            examples=[example for kind in _EXAMPLE_KINDS for example in self._examples[kind]],
+        )
+        return replace(found, findings=findings(found))
+
+    def _add_examples(self, one: _Side, two: _Side, regions: dict[str, Ints]) -> None:
+        none = np.zeros(0, np.int64)
+        for kind, which in regions.items():
+            for region in which[: self._room(kind)].tolist():
+                rows = np.flatnonzero(one.region == region), np.flatnonzero(two.region == region)
+                self._examples[kind].append(_example(kind, one, rows[0], two, rows[1]))
+        for row in np.flatnonzero(two.missing)[: self._room("missing_in_a")].tolist():
+            self._examples["missing_in_a"].append(_example("missing_in_a", one, none, two, np.array([row])))
+        for row in np.flatnonzero(one.missing)[: self._room("missing_in_b")].tolist():
+            self._examples["missing_in_b"].append(_example("missing_in_b", one, np.array([row]), two, none))
+
+    def _room(self, kind: str) -> int:
+        return EXAMPLES_MAX - len(self._examples[kind])
 
 
 def findings(pair: Pair) -> list[str]:
@@ -240,10 +299,6 @@ def findings(pair: Pair) -> list[str]:
     return [name for name, true in found if true]
 
 
-def _with_findings(pair: Pair) -> Pair:
-    return replace(pair, findings=findings(pair))
-
-
 # --- which windows belong together -------------------------------------------------------------------------------------------------
 
 _SAME, _SPLIT, _MERGE, _SHIFT = range(4)
@@ -265,37 +320,24 @@ class _Shapes:
     complete: Flags
 
 
-def _spans(line: Heard) -> tuple[Ints, Ints]:
-    """Return starts and ends of the stretches without a hole."""
-    order = np.argsort(line.prev, kind="stable")
-    prev, final = line.prev[order], np.maximum.accumulate(line.final[order])
-    edges = np.flatnonzero(prev[1:] > final[:-1])
-    return prev[np.concatenate([[0], edges + 1])], final[np.concatenate([edges, [len(final) - 1]])]
-
-
-def _sides(a: Heard, b: Heard) -> tuple[tuple[_Side, _Side], _Shapes]:
-    nothing = _Shapes(*(np.zeros(0, np.int64),) * 2, *(np.zeros(0, bool),) * 2)
-    if not len(a) or not len(b):
-        sides = [
-            _Side(
-                line, np.ones(len(line), bool), np.zeros(len(line), bool), *(np.full(len(line), -1, np.int64) for _ in range(3))
-            )
-            for line in (a, b)
-        ]
-        return (sides[0], sides[1]), nothing
-    spans = [_spans(line) for line in (a, b)]
-    low = max(int(starts[0]) for starts, _ in spans)
-    high = min(int(ends[-1]) for _, ends in spans)
+def _sides(heard: tuple[Heard, Heard], lines: tuple[Line, Line]) -> tuple[tuple[_Side, _Side], _Shapes]:
+    spans = [line.spans for line in lines]
+    if all(len(starts) for starts, _ in spans):
+        low = max(int(starts[0]) for starts, _ in spans)
+        high = min(int(ends[-1]) for _, ends in spans)
+    else:
+        low, high = NO_END, 0
     made = []
-    for line, own, other in ((a, spans[0], spans[1]), (b, spans[1], spans[0])):
+    for line, own, other in ((heard[0], spans[0], spans[1]), (heard[1], spans[1], spans[0])):
         outside = (line.final <= low) | (line.prev >= high) | (line.prev < low) | (line.final > high)
         place = np.searchsorted(other[0], line.prev, side="right") - 1
-        inside = ~outside & (place >= 0) & (line.final <= other[1][np.maximum(place, 0)])
+        inside = ~outside & (place >= 0)
+        inside[inside] = line.final[inside] <= other[1][place[inside]]
         segment = place + np.searchsorted(own[0], line.prev, side="right") - 1
         made.append(_Side(line, outside, ~outside & ~inside, np.full(len(line), -1, np.int64), np.where(inside, 0, -1), segment))
     one, two = made
-    one.match[:] = _match(a.final, a.prev, b.final, b.prev)
-    two.match[:] = _match(b.final, b.prev, a.final, a.prev)
+    one.match[:] = _match(one.line.final, one.line.prev, two.line.final, two.line.prev)
+    two.match[:] = _match(two.line.final, two.line.prev, one.line.final, one.line.prev)
     return (one, two), _place(one, two)
 
 
@@ -384,69 +426,137 @@ def _same_text(a: Heard, b: Heard, rows: Ints, partner: Ints) -> Flags:
 # --- what is told --------------------------------------------------------------------------------------------------------------------
 
 
-def _missing(side: _Side) -> Missing:
-    rows = np.flatnonzero(side.missing)
-    places = int((np.diff(rows) > 1).sum()) + 1 if len(rows) else 0
-    line = side.line
-    behind = np.maximum(line.prev[rows], np.concatenate([[-1], line.final[rows[:-1]]])) if len(rows) else rows
-    return Missing(len(rows), int(np.maximum(line.final[rows] - behind, 0).sum()), places)
+_EXAMPLE_KINDS = (
+    "conflict", "omitted", "split", "merge", "shift", "printed", "event_time", "missing_in_a", "missing_in_b",
+)  # fmt: skip
 
 
-def _arrival(a: Heard, b: Heard, rows: Ints, partner: Ints) -> Arrival:
-    later = b.receive_time_ns[partner] - a.receive_time_ns[rows]
-    hour = a.event_time_us[rows] // _HOUR_US
-    hours = []
-    for number in np.unique(hour).tolist():
-        own = later[hour == number]
-        middle, far = np.percentile(own, [50, 95])
-        hours.append((number * _HOUR_US, len(own), float(middle), float(far), float((own > 0).mean())))
-    return Arrival(int((later > 0).sum()), int((later < 0).sum()), distribution(later), hours)
+@dataclass(slots=True)
+class _Tally:
+    """Sums over the slices; see `Pair`."""
+
+    windows_a: int = 0
+    windows_b: int = 0
+    outside_a: int = 0
+    outside_b: int = 0
+    edge: int = 0
+    other_bytes: int = 0
+    other_text: int = 0
+    other_levels: int = 0
+    common: int = 0
+    split: int = 0
+    merge: int = 0
+    shift: int = 0
+    cut_a: int = 0
+    printed: int = 0
+    omitted_by_a: int = 0
+    omitted_by_b: int = 0
+    conflicts: int = 0
+    undecided: int = 0
+
+    def add(
+        self,
+        sides: tuple[_Side, _Side],
+        shapes: _Shapes,
+        kinds: Ints,
+        checked: BookCheck,
+        same: tuple[Flags, Flags, Flags],
+        cut: int,
+    ) -> None:
+        one, two = sides
+        same_bytes, same_text, same_levels = same
+        self.windows_a += int((one.region >= 0).sum())
+        self.windows_b += int((two.region >= 0).sum())
+        self.outside_a += int(one.outside.sum())
+        self.outside_b += int(two.outside.sum())
+        self.edge += sum(int(((side.region < 0) & ~side.outside & ~side.missing).sum()) for side in sides)
+        self.other_bytes += cut + int((~same_bytes).sum())
+        self.other_text += cut + int((~same_text).sum())
+        self.other_levels += cut + int((~same_levels).sum())
+        self.common += int(shapes.complete.sum())
+        self.split += int((kinds == _SPLIT).sum())
+        self.merge += int((kinds == _MERGE).sum())
+        self.shift += int((kinds == _SHIFT).sum())
+        self.cut_a += cut
+        self.printed += int((same_levels & ~same_text).sum())
+        self.omitted_by_a += int(checked.omitted_by_a.sum())
+        self.omitted_by_b += int(checked.omitted_by_b.sum())
+        self.conflicts += int(checked.wrong.sum())
+        self.undecided += int(checked.undecided.sum())
 
 
-def _timeline(sides: tuple[_Side, _Side], other_bytes: Ints, cut: Ints, checked: BookCheck) -> list[Bucket]:
-    one, two = sides
-    times = np.concatenate([one.line.event_time_us, two.line.event_time_us])
-    if not len(times):
-        return []
-    start, stop = int(times.min()), int(times.max()) + 1
-    width = max(1, -(-(stop - start) // BUCKETS))
+@dataclass(slots=True)
+class _MissingTally:
+    """Windows of one line that the other has missed; `going_on`: the last window there was is one of them."""
 
-    def counts(side: _Side, rows: Ints) -> list[int]:
-        found = np.bincount((side.line.event_time_us[rows] - start) // width, minlength=BUCKETS)
-        return [int(count) for count in found]
+    windows: int = 0
+    ids: int = 0
+    places: int = 0
+    going_on: bool = False
+    _reach: int = -1
 
-    wrong = np.flatnonzero((one.region >= 0) & checked.wrong[one.region]) if len(checked.wrong) else np.zeros(0, np.int64)
-    columns = (
-        counts(one, np.flatnonzero(one.region >= 0)),
-        counts(one, other_bytes),
-        counts(one, cut),
-        counts(two, np.flatnonzero(two.missing)),
-        counts(one, np.flatnonzero(one.missing)),
-        counts(one, wrong),
-    )
-    return [Bucket(start + position * width, *row) for position, row in enumerate(zip(*columns, strict=True))]
+    def add(self, side: _Side) -> None:
+        line, rows = side.line, np.flatnonzero(side.missing)
+        if len(rows):
+            behind = np.maximum(line.prev[rows], np.concatenate([[self._reach], line.final[rows[:-1]]]))
+            self.windows += len(rows)
+            self.ids += int(np.maximum(line.final[rows] - behind, 0).sum())
+            self.places += int((np.diff(rows) > 1).sum()) + (not (self.going_on and rows[0] == 0))
+            self._reach = int(line.final[rows[-1]])
+        if len(line):
+            self.going_on = bool(side.missing[-1])
+
+    def result(self) -> Missing:
+        return Missing(self.windows, self.ids, self.places)
 
 
-def _examples(sides: tuple[_Side, _Side], kinds: Ints, checked: BookCheck, restamped: Ints, printed: Ints) -> list[Example]:
-    one, two = sides
-    regions = {
-        "conflict": np.flatnonzero(checked.wrong),
-        "omitted": np.flatnonzero(checked.omitted_by_a + checked.omitted_by_b),
-        "split": np.flatnonzero(kinds == _SPLIT),
-        "merge": np.flatnonzero(kinds == _MERGE),
-        "shift": np.flatnonzero(kinds == _SHIFT),
-        "printed": one.region[printed],
-        "event_time": one.region[restamped],
-    }
-    none = np.zeros(0, np.int64)
-    wanted = [
-        (kind, np.flatnonzero(one.region == region), np.flatnonzero(two.region == region))
-        for kind, which in regions.items()
-        for region in which[:EXAMPLES_MAX].tolist()
-    ]
-    wanted += [("missing_in_a", none, np.array([row])) for row in np.flatnonzero(two.missing)[:EXAMPLES_MAX].tolist()]
-    wanted += [("missing_in_b", np.array([row]), none) for row in np.flatnonzero(one.missing)[:EXAMPLES_MAX].tolist()]
-    return [_example(kind, one, rows_a, two, rows_b) for kind, rows_a, rows_b in wanted]
+class _Hours:
+    """Who heard how much later, by hour of the event."""
+
+    def __init__(self) -> None:
+        self._whole = Spread()
+        self._hours: dict[int, Spread] = {}
+
+    def add(self, event_time_us: Ints, later_ns: Ints) -> None:
+        self._whole.add(later_ns)
+        hour = event_time_us // _HOUR_US
+        for number in _distinct(hour).tolist():
+            self._hours.setdefault(number, Spread()).add(later_ns[hour == number])
+
+    def result(self) -> Arrival:
+        hours = [
+            (number * _HOUR_US, own.count, *own.percentiles([50, 95]), own.above / own.count)
+            for number, own in sorted(self._hours.items())
+        ]
+        return Arrival(self._whole.above, self._whole.below, self._whole.distribution(), hours)  # type: ignore[arg-type]  # two percentiles
+
+
+@dataclass(slots=True)
+class _Timeline:
+    """Counts by part of the time of both lines."""
+
+    start_us: int
+    width_us: int
+    counts: Ints = field(default_factory=lambda: np.zeros((6, BUCKETS), np.int64))
+
+    @classmethod
+    def of(cls, a: Line, b: Line) -> _Timeline:
+        lines = [line for line in (a, b) if len(line.spans[0])]
+        start = min((line.from_us for line in lines), default=0)
+        stop = max((line.to_us for line in lines), default=-1) + 1
+        return cls(start, -(-(stop - start) // BUCKETS))
+
+    def add(self, a: Heard, b: Heard, rows: tuple[Ints, ...]) -> None:
+        """Count windows of the first line; of the second those at position 3, which the first misses."""
+        for position, own in enumerate(rows):
+            times = (b if position == 3 else a).event_time_us[own]
+            if len(times):
+                self.counts[position] += np.bincount((times - self.start_us) // self.width_us, minlength=BUCKETS)
+
+    def result(self) -> list[Bucket]:
+        if not self.width_us:
+            return []
+        return [Bucket(self.start_us + place * self.width_us, *row) for place, row in enumerate(self.counts.T.tolist())]
 
 
 def _example(kind: str, one: _Side, rows_a: Ints, two: _Side, rows_b: Ints) -> Example:

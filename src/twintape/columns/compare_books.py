@@ -2,7 +2,8 @@
 
 Asked first is only what is in question: the places where windows or contents differ, each for itself. A level that both lines mention there
 must have the same quantity in the end. A level that only one of them mentions says nothing by itself: the other may know it already. Only if
-there are such levels is the history of the whole stretch gone through, with every quantity either line ever mentioned since the last hole.
+there are such levels is the history of the whole stretch gone through, with every quantity either line ever mentioned since the last hole: from the first
+slice on, so that whoever compares must begin anew.
 
 A window lists every level touched in its ids. So what one line mentions, the other must mention in one of its windows that overlap it, however
 they are cut; if it does not, it *omits* it.
@@ -11,7 +12,7 @@ they are cut; if it does not, it *omits* it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from twintape.columns.kernel import Int64s, kernel
 from twintape.columns.parse import Levels, exponents, levels
 from twintape.core.markets import Market
 
-__all__ = ["BookCheck", "check_books"]
+__all__ = ["BookCheck", "History", "check_books"]
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -52,16 +53,19 @@ class BookCheck:
 
 
 @dataclass(slots=True)
-class _State:
-    """Quantities known at some id: key, and what either line says (-1: nothing); all of one segment."""
+class History:
+    """Quantities known at some id: key, and what either line says (-1: nothing); all of one segment. `scale` holds the exponents of every number."""
 
-    segment: int
-    key: Ints
-    quantity: tuple[Ints, Ints]
+    scale: tuple[int, int]
+    segment: int = -1
+    key: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    quantity: tuple[Ints, Ints] = field(default_factory=lambda: (np.zeros(0, np.int64), np.zeros(0, np.int64)))
 
 
-def check_books(one: Placed, two: Placed, asked: Flags, complete: Flags, market: Market) -> BookCheck:
-    """Compare the levels of two lines.
+def check_books(
+    one: Placed, two: Placed, asked: Flags, complete: Flags, market: Market, history: History | None = None
+) -> BookCheck:
+    """Compare the levels of two lines in a slice of ids.
 
     Args:
         one: The first line.
@@ -69,45 +73,43 @@ def check_books(one: Placed, two: Placed, asked: Flags, complete: Flags, market:
         asked: The regions to look at.
         complete: The regions at whose ends both lines stand; elsewhere quantities are learned and not compared.
         market: How frames are read.
+        history: What the slices before have left, and this one will; without it `undecided` is what may be decided with it.
 
     Raises:
         CorruptionError: A chunk is damaged.
         WireError: A price or quantity is beyond 64 bits.
     """
     count = len(asked)
-    alone = _run(one, two, np.flatnonzero(asked), np.arange(count), complete, market)
+    alone = _run(one, two, np.flatnonzero(asked), np.arange(count), complete, market, None)
     same = asked & complete & (alone[:, 0] + alone[:, 1] == 0)
-    found = BookCheck(same, alone[:, 0] > 0, np.zeros(count, bool), alone[:, 2], alone[:, 3])
-    if alone[:, 1].any():
+    found = BookCheck(same, alone[:, 0] > 0, alone[:, 1] > 0, alone[:, 2], alone[:, 3])
+    if history is not None:
         segment = np.zeros(count, np.int64)
         for _, region, segments in (one, two):
             rows = np.flatnonzero(region >= 0)
             segment[region[rows]] = segments[rows]
-        whole = _run(one, two, np.arange(count), segment, complete, market)
+        whole = _run(one, two, np.arange(count), segment, complete, market, history)
         found.wrong |= whole[:, 0] > 0
-        found.undecided = (alone[:, 1] > 0) & (whole[:, 1] > 0)
+        found.undecided &= whole[:, 1] > 0
     return found
 
 
-def _run(one: Placed, two: Placed, regions: Ints, segment: Ints, complete: Flags, market: Market) -> Ints:
+def _run(
+    one: Placed, two: Placed, regions: Ints, segment: Ints, complete: Flags, market: Market, history: History | None
+) -> Ints:
     """Return for each region how many levels are wrong, known to one line only, omitted by the first line, by the second."""
     counts = np.zeros((len(segment), 4), np.int64)
     if not len(regions):
         return counts
     lines = [_chosen(placed, regions, len(segment)) for placed in (one, two)]
-    scale = exponents(
-        np.concatenate([line.price_decimals[rows] for line, rows, _ in lines]),
-        np.concatenate([line.quantity_decimals[rows] for line, rows, _ in lines]),
-    )
-    nothing = np.zeros(0, np.int64)
-    state = _State(-1, nothing, (nothing, nothing))
+    state = History(_scale(lines)) if history is None else history
     for low, high in _blocks(lines):
         parts = []
         windows = 0
         reach, ids = np.empty((2, 2, high - low), np.int64), []
         for who, (line, rows, region) in enumerate(lines):
             begin, end = np.searchsorted(region, [low, high]).tolist()
-            read = read_levels(line, rows[begin:end], scale, market)
+            read = read_levels(line, rows[begin:end], state.scale, market)
             parts += _entries(read, region[begin:end], who, windows)
             windows += end - begin
             ids.append((line.prev[rows[begin:end]], line.final[rows[begin:end]]))
@@ -125,8 +127,16 @@ def _run(one: Placed, two: Placed, regions: Ints, segment: Ints, complete: Flags
         kept = _walk(
             key[order], region[order], who_of[order], quantity[order], segment, complete, state.segment, last, counts, out
         )
-        state = _State(last, out[0, :kept].copy(), (out[1, :kept].copy(), out[2, :kept].copy()))
+        state.segment, state.key = last, out[0, :kept].copy()
+        state.quantity = (out[1, :kept].copy(), out[2, :kept].copy())
     return counts
+
+
+def _scale(lines: list[tuple[Heard, Ints, Ints]]) -> tuple[int, int]:
+    return exponents(
+        np.concatenate([line.price_decimals[rows] for line, rows, _ in lines]),
+        np.concatenate([line.quantity_decimals[rows] for line, rows, _ in lines]),
+    )
 
 
 def _chosen(placed: Placed, regions: Ints, count: int) -> tuple[Heard, Ints, Ints]:

@@ -49,6 +49,7 @@ class Chunk:
         date: The exchange date the frames are filed under.
         load: Returns the text: lines `<receive_time_ns> <frame>\n`. May be called again; must return the same bytes.
         headers: Returns what the pass over the raw bytes read of these lines of a depth stream; None if they must be read from the text.
+        count: How many lines there are, if whoever made the chunk knows.
     """
 
     collector: str
@@ -57,6 +58,7 @@ class Chunk:
     date: str
     load: Callable[[], bytes]
     headers: Callable[[], Headers] | None = None
+    count: int | None = None
 
     def read(self, market: Market, templates: TemplateSet) -> Headers:
         """Return the lines' headers; `templates` is filled if they must be read from the text.

@@ -13,10 +13,10 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from twintape.columns.heard import EPOCH_IDS, Heard
+from twintape.columns.heard import EPOCH_IDS, Heard, Line
 from twintape.columns.statistics import events_interval, poisson_tail
 
-__all__ = ["Dependence", "LineHealth", "Outage", "Redundancy", "Together", "redundancy"]
+__all__ = ["Dependence", "LineHealth", "Outage", "Redundancy", "Together", "Worth"]
 
 Ints = NDArray[np.int64]
 Spans = list[tuple[int, int]]
@@ -25,6 +25,7 @@ OUTAGES_MAX = 200
 """Holes that are listed one by one for each line."""
 SUBSETS_MAX = 12
 """Lines of which all combinations are looked at; more are compared by pairs and all together."""
+_UNKNOWN = -(1 << 62)
 _DAY_US = 86_400_000_000
 _SIGNIFICANT = 0.05
 
@@ -131,46 +132,86 @@ class Redundancy(Struct, frozen=True):
     dependence: list[Dependence]
 
 
-def redundancy(lines: Sequence[Heard]) -> Redundancy | None:
-    """Return what the lines are worth together, or None if none heard anything."""
-    heard = [line for line in lines if len(line)]
-    if not heard:
-        return None
-    low, high = min(int(line.prev.min()) for line in heard), max(int(line.final.max()) for line in heard)
-    clock = _Clock(heard)
-    holes = [_holes(line, low, high) for line in lines]
-    length = max(clock.stop_us - clock.start_us, 1)
-    joint = _common(holes)
-    return Redundancy(
-        from_us=clock.start_us,
-        to_us=clock.stop_us,
-        lines=[_health(lines, position, holes, (low, high), clock) for position in range(len(lines))],
-        joint=[_outage(hole, (low, high), clock) for hole in joint[:OUTAGES_MAX]],
-        together=[_together(holes, count, clock) for count in range(1, len(lines) + 1)],
-        dependence=[
-            _dependence(lines[one].name, clock.spans(holes[one]), lines[two].name, clock.spans(holes[two]), length)
-            for one, two in itertools.combinations(range(len(lines)), 2)
-        ],
-    )
+class Worth:
+    """What lines of one stream are worth together, found while their slices are gone through.
+
+    Args:
+        lines: All of them.
+    """
+
+    def __init__(self, lines: Sequence[Line]) -> None:
+        self._lines = lines
+        heard = [line.spans for line in lines if len(line.spans[0])]
+        self._bounds = (
+            min((int(starts[0]) for starts, _ in heard), default=0),
+            max((int(ends[-1]) for _, ends in heard), default=0),
+        )
+        self._holes = [_holes(line.spans, *self._bounds) for line in lines]
+        self._clock = _Clock(self._holes)
+
+    def add(self, heard: Sequence[Heard], until: int) -> None:
+        """Take in a slice and where it ends, as `heard.slices` gives them."""
+        self._clock.add(heard, until)
+
+    def result(self) -> Redundancy | None:
+        """Return what they are worth, or None if none heard anything."""
+        lines, holes, bounds, clock = self._lines, self._holes, self._bounds, self._clock
+        times = [(line.from_us, line.to_us) for line in lines if len(line.spans[0])]
+        if not times:
+            return None
+        start_us, stop_us = min(start for start, _ in times), max(stop for _, stop in times)
+        length = max(stop_us - start_us, 1)
+        joint = _common(holes)
+        return Redundancy(
+            from_us=start_us,
+            to_us=stop_us,
+            lines=[_health(lines, position, holes, bounds, clock, length) for position in range(len(lines))],
+            joint=[_outage(hole, bounds, clock) for hole in joint[:OUTAGES_MAX]],
+            together=[_together(holes, count, clock, length) for count in range(1, len(lines) + 1)],
+            dependence=[
+                _dependence(lines[one].name, clock.spans(holes[one]), lines[two].name, clock.spans(holes[two]), length)
+                for one, two in itertools.combinations(range(len(lines)), 2)
+            ],
+        )
 
 
 class _Clock:
-    """Event times by id, of all lines together."""
+    """Event times of all lines together at the ids where holes begin and end."""
 
-    def __init__(self, lines: Sequence[Heard]) -> None:
-        final = np.concatenate([line.final for line in lines])
-        times = np.concatenate([line.event_time_us for line in lines])
+    def __init__(self, holes: Sequence[Spans]) -> None:
+        self._ids = np.unique(np.array([edge for own in holes for hole in own for edge in hole], np.int64))
+        self._before, self._behind = (np.full(len(self._ids), _UNKNOWN, np.int64) for _ in range(2))
+        self._waiting: tuple[Ints, Ints] = (np.zeros(0, np.int64), np.zeros(0, np.int64))
+        self._first_us = self._latest_us = _UNKNOWN
+
+    def add(self, heard: Sequence[Heard], until: int) -> None:
+        """Take in all windows of a slice; those that end behind it wait for others that end before them."""
+        final = np.concatenate([self._waiting[0], *(line.final for line in heard)])
+        times = np.concatenate([self._waiting[1], *(line.event_time_us for line in heard)])
         order = np.argsort(final, kind="stable")
-        self._final, self._times = final[order], np.maximum.accumulate(times[order])
-        self.start_us, self.stop_us = int(times.min()), int(times.max())
+        final, times = final[order], times[order]
+        known = int(np.searchsorted(final, until, side="right"))
+        self._waiting = final[known:], times[known:]
+        if not known:
+            return
+        final, times = final[:known], np.maximum(np.maximum.accumulate(times[:known]), self._latest_us)
+        if self._first_us == _UNKNOWN:
+            self._first_us = int(times[0])
+        self._latest_us = int(times[-1])
+        place = np.searchsorted(final, self._ids, side="right")
+        self._before[place > 0] = times[place[place > 0] - 1]
+        first = (self._behind == _UNKNOWN) & (place < known)
+        self._behind[first] = times[place[first]]
 
     def before(self, update_id: int) -> int:
         """Return the time of the last window that ends at the id or before."""
-        return int(self._times[max(int(np.searchsorted(self._final, update_id, side="right")) - 1, 0)])
+        found = int(self._before[np.searchsorted(self._ids, update_id)])
+        return self._first_us if found == _UNKNOWN else found
 
     def behind(self, update_id: int) -> int:
         """Return the time of the first window that ends behind the id."""
-        return int(self._times[min(int(np.searchsorted(self._final, update_id, side="right")), len(self._final) - 1)])
+        found = int(self._behind[np.searchsorted(self._ids, update_id)])
+        return self._latest_us if found == _UNKNOWN else found
 
     def spans(self, holes: Spans) -> Spans:
         """Return holes in ids as holes in time, those that touch as one."""
@@ -181,11 +222,9 @@ class _Clock:
         return sum(stop - start for start, stop in self.spans(holes))
 
 
-def _holes(line: Heard, low: int, high: int) -> Spans:
-    """Return what the line lacks of `(low, high]`; what was missed at a restart of the ids cannot be known."""
-    order = np.argsort(line.prev, kind="stable")
-    starts = np.concatenate([line.prev[order], [high]])
-    ends = np.maximum.accumulate(np.concatenate([[low], line.final[order]]))
+def _holes(spans: tuple[Ints, Ints], low: int, high: int) -> Spans:
+    """Return what a line lacks of `(low, high]`; what was missed at a restart of the ids cannot be known."""
+    starts, ends = np.concatenate([spans[0], [high]]), np.concatenate([[low], spans[1]])
     rows = np.flatnonzero((starts > ends) & (starts // EPOCH_IDS == ends // EPOCH_IDS))
     return list(zip(ends[rows].tolist(), starts[rows].tolist(), strict=True))
 
@@ -201,16 +240,17 @@ def _outage(hole: tuple[int, int], bounds: tuple[int, int], clock: _Clock) -> Ou
     )
 
 
-def _health(lines: Sequence[Heard], position: int, holes: Sequence[Spans], bounds: tuple[int, int], clock: _Clock) -> LineHealth:
+def _health(
+    lines: Sequence[Line], position: int, holes: Sequence[Spans], bounds: tuple[int, int], clock: _Clock, length: int
+) -> LineHealth:
     line, own = lines[position], holes[position]
     others = [hole for place, hole in enumerate(holes) if place != position]
-    length = max(clock.stop_us - clock.start_us, 1)
     lost = clock.lost(own)
     without = clock.lost(_common(others)) if others else length
     return LineHealth(
         name=line.name,
         frames=line.frames,
-        windows=len(line),
+        windows=line.windows,
         repeats=line.repeats,
         contradictions=line.contradictions,
         undecodable=line.undecodable,
@@ -257,10 +297,9 @@ def _common(spans: Sequence[Spans]) -> Spans:
     return found
 
 
-def _together(holes: Sequence[Spans], count: int, clock: _Clock) -> Together:
+def _together(holes: Sequence[Spans], count: int, clock: _Clock, length: int) -> Together:
     every = len(holes) <= SUBSETS_MAX or count <= 2
     chosen = list(itertools.combinations(holes, count)) if every else [tuple(holes[:count])]
-    length = max(clock.stop_us - clock.start_us, 1)
     joint = [_common(subset) for subset in chosen]
     mean = sum(len(own) for own in joint) / len(chosen)
     # Combinations share lines: they say no more about chance than as many as have no line in common.

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from msgspec import Struct
 
-from twintape.columns.compare import LEVELS, Pair, compare_pair
-from twintape.columns.heard import hear
+from twintape.columns.compare import LEVELS, Pair, PairComparison
+from twintape.columns.heard import SLICE_WINDOWS, Keep, gather, in_memory, slices
 from twintape.columns.lines import Chunk
-from twintape.columns.redundancy import Redundancy, redundancy
+from twintape.columns.redundancy import Redundancy, Worth
 from twintape.columns.statistics import Rate, rate
 from twintape.core.markets import Market
 
@@ -127,16 +128,43 @@ class Report(Struct, frozen=True):
     streams: list[StreamReport]
 
 
-def compare_stream(symbol: str, stream: str, lines: Sequence[tuple[str, Sequence[Chunk]]], market: Market) -> StreamReport:
+def compare_stream(
+    symbol: str,
+    stream: str,
+    lines: Sequence[tuple[str, Sequence[Chunk]]],
+    market: Market,
+    keep: Keep = in_memory,
+    *,
+    windows: int = SLICE_WINDOWS,
+) -> StreamReport:
     """Compare all lines of one stream, each with each.
+
+    Args:
+        symbol: For the report.
+        stream: Likewise.
+        lines: Name and chunks of each.
+        market: How frames are read.
+        keep: Where to put what is known of each window; with the default memory grows with their number.
+        windows: About how many of each line are in memory at a time.
 
     Raises:
         CorruptionError: A chunk is damaged.
         WireError: A number is beyond 64 bits.
     """
-    heard = hear(lines, market)
-    pairs = [compare_pair(one, two, market) for place, one in enumerate(heard) for two in heard[place + 1 :]]
-    return StreamReport(symbol, stream, pairs, redundancy(heard))
+    gathered = gather(lines, market, keep)
+    worth = Worth(gathered)
+    places = list(itertools.combinations(range(len(gathered)), 2))
+    pairs = {(one, two): PairComparison(gathered[one], gathered[two], market) for one, two in places}
+    for heard, until in slices(gathered, windows):
+        worth.add(heard, until)
+        for (one, two), pair in pairs.items():
+            pair.add(heard[one], heard[two])
+    again = [place for place, pair in pairs.items() if pair.unsettled]
+    pairs |= {(one, two): PairComparison(gathered[one], gathered[two], market, whole=True) for one, two in again}
+    for heard, _ in slices(gathered, windows) if again else ():
+        for one, two in again:
+            pairs[one, two].add(heard[one], heard[two])
+    return StreamReport(symbol, stream, [pair.result() for pair in pairs.values()], worth.result())
 
 
 def make_report(version: str, mode: str, market: Market, lines: Sequence[LineInfo], streams: Sequence[StreamReport]) -> Report:

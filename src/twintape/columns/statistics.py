@@ -10,7 +10,7 @@ JAMA 249 (1983). Incomplete beta and gamma functions by continued fraction and s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -20,7 +20,7 @@ __all__ = [
     "CONFIDENCE",
     "Distribution",
     "Rate",
-    "distribution",
+    "Spread",
     "events_interval",
     "incomplete_beta",
     "incomplete_gamma",
@@ -32,6 +32,7 @@ CONFIDENCE = 0.95
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 BINS = 41
 """Bins of a histogram; odd, so that one stands around zero."""
+_DIGITS = 8
 _ITERATIONS_MAX = 10_000
 _PRECISION = 1e-14
 _TINY = 1e-300
@@ -196,7 +197,7 @@ class Distribution(Struct, frozen=True):
         mean: Their mean; 0 of none.
         least: The least.
         greatest: The greatest.
-        percentiles: By percent: 1, 5, 25, 50, 75, 95, 99.
+        percentiles: By percent: 1, 5, 25, 50, 75, 95, 99; within a 128th.
         edges: Edges of a histogram's bins, one more than there are bins; what lies outside is counted in the outermost.
         bins: How many numbers lie in each.
     """
@@ -210,20 +211,82 @@ class Distribution(Struct, frozen=True):
     bins: list[int]
 
 
-def distribution(values: NDArray[np.int64] | NDArray[np.float64]) -> Distribution:
-    """Describe numbers. The histogram spans the first to the 99th percentile and always zero."""
-    if len(values) == 0:
-        return Distribution(0, 0.0, 0.0, 0.0, {}, [], [])
-    points = np.percentile(values, PERCENTILES)
-    span = max(abs(float(points[0])), abs(float(points[-1]))) or max(1.0, float(np.abs(values).max()))
-    edges = np.linspace(-span if points[0] < 0 else 0.0, span if points[-1] > 0 or points[0] >= 0 else 0.0, BINS + 1)
-    bins, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
-    return Distribution(
-        count=len(values),
-        mean=float(np.mean(values)),
-        least=float(np.min(values)),
-        greatest=float(np.max(values)),
-        percentiles={str(percent): float(value) for percent, value in zip(PERCENTILES, points, strict=True)},
-        edges=[float(edge) for edge in edges],
-        bins=[int(count) for count in bins],
-    )
+class Spread:
+    """Any number of whole numbers, in as much memory as a few hundred.
+
+    They are counted in buckets a 128th wide of what they hold, with their sum in each: what is told of one is at most so far from the truth, and of equal
+    numbers exact. Numbers below 256 have buckets of their own.
+
+    >>> spread = Spread()
+    >>> spread.add(np.array([250_000, 250_000, -3]))
+    >>> spread.count, spread.above, spread.percentiles([50]), spread.least
+    (3, 2, [250000.0], -3.0)
+    """
+
+    def __init__(self) -> None:
+        self._keys = np.zeros(0, np.int64)
+        self._counts = np.zeros(0, np.int64)
+        self._sums = np.zeros(0, np.float64)
+        self.least, self.greatest = math.inf, -math.inf
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return int(self._counts.sum())
+
+    @property
+    def above(self) -> int:
+        """How many are greater than 0."""
+        return int(self._counts[self._keys > 0].sum())
+
+    @property
+    def below(self) -> int:
+        """How many are less than 0."""
+        return int(self._counts[self._keys < 0].sum())
+
+    def add(self, values: NDArray[np.int64]) -> None:
+        """Count numbers."""
+        if len(values) == 0:
+            return
+        self.least, self.greatest = min(self.least, float(values.min())), max(self.greatest, float(values.max()))
+        keys = np.concatenate([self._keys, _bucket(values)])
+        order = np.argsort(keys, kind="stable")
+        keys = keys[order]
+        edges = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        counts, sums = np.concatenate([self._counts, np.ones(len(values), np.int64)]), np.concatenate([self._sums, values])
+        self._keys = keys[edges]
+        self._counts, self._sums = np.add.reduceat(counts[order], edges), np.add.reduceat(sums[order], edges)
+
+    def percentiles(self, points: Sequence[float]) -> list[float]:
+        """Return percentiles, linear between neighbours; there must be a number."""
+        reach = np.cumsum(self._counts)
+        ranks = np.array(points) / 100 * (reach[-1] - 1)
+        means = self._sums / self._counts
+        low, high = (means[np.searchsorted(reach, edge(ranks), side="right")] for edge in (np.floor, np.ceil))
+        return [float(value) for value in low + (high - low) * (ranks - np.floor(ranks))]
+
+    def distribution(self) -> Distribution:
+        """Describe them. The histogram spans the first to the 99th percentile and always zero."""
+        if not len(self._keys):
+            return Distribution(0, 0.0, 0.0, 0.0, {}, [], [])
+        points = self.percentiles(PERCENTILES)
+        span = max(abs(points[0]), abs(points[-1])) or max(1.0, abs(self.least), abs(self.greatest))
+        edges = np.linspace(-span if points[0] < 0 else 0.0, span if points[-1] > 0 or points[0] >= 0 else 0.0, BINS + 1)
+        bins, _ = np.histogram(np.clip(self._sums / self._counts, edges[0], edges[-1]), edges, weights=self._counts)
+        return Distribution(
+            count=self.count,
+            mean=float(self._sums.sum()) / self.count,
+            least=self.least,
+            greatest=self.greatest,
+            percentiles={str(percent): value for percent, value in zip(PERCENTILES, points, strict=True)},
+            edges=[float(edge) for edge in edges],
+            bins=[int(count) for count in bins],
+        )
+
+
+def _bucket(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the sign and the first eight binary digits of numbers, and how many follow, as one number that orders them."""
+    size = np.abs(values)
+    behind = np.maximum(np.frexp(size.astype(np.float64))[1] - _DIGITS, 0).astype(np.int64)
+    bucket: NDArray[np.int64] = behind * (1 << (_DIGITS - 1)) + (size >> behind)
+    return np.where(values < 0, -bucket, bucket)

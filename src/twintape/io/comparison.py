@@ -1,15 +1,19 @@
 """Where compared lines come from: raw segments of a store, recordings, or websockets that are open now.
 
-Texts are kept in files of a scratch directory, so that a day of many lines needs no more memory than the headers of one stream.
+Texts, and what is known of each of their windows, are kept in files of a scratch directory: memory does not grow with what is compared.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from twintape.columns.heard import Keep
 from twintape.columns.lines import Chunk
 from twintape.columns.report import ClockBounds, LineInfo, Report, StreamReport, compare_stream, make_report
 from twintape.core import segment
@@ -27,6 +31,8 @@ __all__ = ["Lines", "Scratch", "compare_lines", "recorded_lines", "store_lines"]
 
 CHUNK_BYTES = 1 << 20
 """Text of one stream that is gathered before it goes to the scratch directory."""
+PENDING_BYTES_MAX = 64 << 20
+"""Text of all streams that is gathered; of more, the largest goes there first."""
 Progress = Callable[[str, int, int], None]
 
 
@@ -42,6 +48,7 @@ class Scratch:
         self._files: dict[tuple[str, str, str], Path] = {}
         self._pending: dict[tuple[str, str, str, str], list[bytes]] = {}
         self._sizes: dict[tuple[str, str, str, str], int] = {}
+        self._size = 0
         self._chunks: dict[tuple[str, str], dict[str, list[Chunk]]] = {}
 
     def add(self, line: str, name: str, connection: str, receive_time_ns: int, frame: bytes) -> None:
@@ -51,22 +58,45 @@ class Scratch:
         text = b"%d %b\n" % (receive_time_ns, frame)
         self._pending.setdefault(key, []).append(text)
         self._sizes[key] = self._sizes.get(key, 0) + len(text)
+        self._size += len(text)
         if self._sizes[key] >= CHUNK_BYTES:
             self._flush(key)
+        while self._size > PENDING_BYTES_MAX:
+            self._flush(max(self._sizes, key=self._sizes.__getitem__))
 
-    def put(self, line: str, symbol: str, stream: str, connection: str, data: bytes, read: Callable[[bytes], bytes]) -> None:
-        """Keep one piece of a line; `read` makes its text of the bytes whenever it is wanted."""
+    def put(
+        self,
+        line: str,
+        symbol: str,
+        stream: str,
+        connection: str,
+        data: bytes,
+        read: Callable[[bytes], bytes],
+        count: int | None = None,
+    ) -> None:
+        """Keep one piece of a line, of `count` frames; `read` makes its text of the bytes whenever it is wanted."""
         path = self._files.setdefault((line, symbol, stream), self._root / f"{len(self._files)}.text")
         with path.open("ab") as file:
             offset = file.tell()
             file.write(data)
-        chunk = Chunk(line, connection, 0, "", _reader(path, offset, len(data), read))
+        chunk = Chunk(line, connection, 0, "", _reader(path, offset, len(data), read), count=count)
         self._chunks.setdefault((symbol, stream), {}).setdefault(line, []).append(chunk)
 
     def _flush(self, key: tuple[str, str, str, str]) -> None:
         line, symbol, stream, connection = key
         self.put(line, symbol, stream, connection, b"".join(self._pending.pop(key)), bytes)
-        del self._sizes[key]
+        self._size -= self._sizes.pop(key)
+
+    @contextmanager
+    def keeping(self) -> Iterator[Keep]:
+        """Give a place for what is known of the windows of one stream; in the end it is forgotten."""
+        with tempfile.TemporaryFile(dir=self._root, buffering=0) as file:
+
+            def keep(data: bytes) -> Callable[[], bytes]:
+                offset, size = file.tell(), file.write(data)
+                return lambda: os.pread(file.fileno(), size, offset)
+
+            yield keep
 
     def streams(self) -> dict[tuple[str, str], dict[str, list[Chunk]]]:
         """Return the chunks of every line, by `(symbol, stream)`."""
@@ -119,7 +149,8 @@ def compare_lines(lines: Lines, version: str, *, by_symbol: bool = False, progre
     streams: list[StreamReport] = []
     for done, ((symbol, stream), own) in enumerate(found.items()):
         progress(f"{symbol} {stream}", done, len(found))
-        streams.append(compare_stream(symbol, stream, [(name, own.get(name, [])) for name in names], lines.market))
+        with lines.scratch.keeping() as keep:
+            streams.append(compare_stream(symbol, stream, [(name, own.get(name, [])) for name in names], lines.market, keep))
     return make_report(version, lines.mode, lines.market, lines.infos, streams)
 
 
@@ -191,13 +222,14 @@ async def store_lines(
                 if own.name == TWINTAPE:
                     clocks[name] = joined(clocks[name], statistics_of(segment.read_block(data, block)))
                     continue
-                scratch.put(name, own.symbol, own.stream, f"{raw.key.run8}-{raw.key.connection}", data, _block_reader(block))
+                connection = f"{raw.key.run8}-{raw.key.connection}"
+                scratch.put(name, own.symbol, own.stream, connection, data, _block_reader(block), block.count)
     infos = [LineInfo(name, f"{store.url} {name}", _bounds(clocks[name])) for name in chosen]
     return Lines(market, "recorded", infos, scratch)
 
 
 def _block_reader(block: segment.Block) -> Callable[[bytes], bytes]:
-    return lambda data: segment.read_block(data, block)
+    return lambda data: segment.read_block(data, block, count_lines=False)  # whoever scans the text counts them
 
 
 def _bounds(clock: ClockStatistics | None) -> ClockBounds | None:
