@@ -38,6 +38,8 @@ def check(module: str) -> str | None:
             "-m",
             "pytest",
             "-q",
+            "-n",
+            "0",
             "-p",
             "no:cacheprovider",
             test_file,
