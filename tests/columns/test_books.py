@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from support.lines import Exchange, price_text, quantity_text, wrong
 from twintape.columns.book import book_sha256
-from twintape.columns.books import BookRow, DayBook, decimals_of, rescaled
+from twintape.columns.books import BookRow, DayBook, SnapshotRow, decimals_of, rescaled
 from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.decimals import mantissas
 from twintape.columns.parse import Levels
@@ -348,3 +348,10 @@ def test_a_snapshot_at_the_begin_of_an_event_that_overlaps_the_opening_book_is_c
     assert run(book, EVENTS, opening=opening_of(EXCHANGE, 1002)) == [False] * 10
     assert book.verdicts == ["passed"]
     assert sha(book) == EXCHANGE.sha256(1030)
+
+
+def test_a_published_snapshot_lists_a_whole_side_if_it_has_fewer_levels_than_were_asked_for():
+    ints = [np.arange(count, dtype=np.int64) for count in (2, 2, 3, 3)]
+    for limit, whole in ((3, (True, False)), (4, (True, True)), (2, (False, False)), (0, (False, False))):
+        row = SnapshotRow("snapshot", None, limit, 0, BookRow(7, -2, -3, *ints))
+        assert (row.complete_bid, row.complete_ask) == whole
