@@ -1,6 +1,7 @@
 """Why a day whose ids cannot tell is not complete: what was not recorded, what was lost, what nobody knows."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,21 +14,39 @@ BEFORE, DAY, BEHIND = DAYS
 MINUTE_US = 60_000_000
 
 
-def ticker(at_us: int) -> tuple[int, bytes]:
-    text = f'{{"stream":"btcusdt@markPrice","data":{{"e":"markPriceUpdate","E":{at_us // 1000},"s":"BTCUSDT","p":"1.5"}}}}'
+def ticker(at_us: int, symbol: str = "BTCUSDT") -> tuple[int, bytes]:
+    text = (
+        f'{{"stream":"{symbol.lower()}@markPrice","data":{{"e":"markPriceUpdate","E":{at_us // 1000},"s":"{symbol}","p":"1.5"}}}}'
+    )
     return at_us * 1000, text.encode()
 
 
-def segments(collector: str, spans: list[tuple[str, str]], *, chain: str = "a", reason: str = "new spool") -> list[Sealed]:
+def segments(
+    collector: str,
+    spans: list[tuple[str, str]],
+    *,
+    chain: str = "a",
+    reason: str = "new spool",
+    connection: int = 1,
+    symbols: Sequence[str] = ("BTCUSDT",),
+) -> list[Sealed]:
     """Return one segment for each span, with a frame a minute."""
     found: list[Sealed] = []
     for number, (begin, end) in enumerate(spans):
-        lines = [ticker(at) for at in range(time_us(begin), time_us(end) + 1, MINUTE_US)]
+        lines = [ticker(at, name) for at in range(time_us(begin), time_us(end) + 1, MINUTE_US) for name in symbols]
         link = ChainLink(
             id=chain * 16, number=number, previous=found[-1].sha256 if found else None, reason=None if number else reason
         )
         found.append(
-            seal(lines, collector=collector, market=Market.SPOT, run=chain * 32, connection=1, sequence=number + 1, chain=link)
+            seal(
+                lines,
+                collector=collector,
+                market=Market.SPOT,
+                run=chain * 32,
+                connection=connection,
+                sequence=number + 1,
+                chain=link,
+            )
         )
     return found
 
@@ -80,6 +99,26 @@ def test_hours_in_which_nobody_recorded_are_unknown(tmp_path: Any) -> None:
     assert "nobody recorded anything for 5400 s of the date, first from 09:30:00" in reasons(store, tmp_path)
 
 
+def test_what_other_streams_were_heard_on_meanwhile_says_nothing_about_a_stream(tmp_path: Any) -> None:
+    """Of two connections of a collector one was away for an hour and a half; and it came back as another one."""
+    up, away = ("BTCUSDT", "ETHUSDT", "SOLUSDT", "BNBUSDT"), ("ADAUSDT", "XRPUSDT", "BNBUSDT")
+    before = segments("tokyo", [EARLY, (WHOLE[1][0], f"{DAY}T09:30:00")], chain="b", reason="import", connection=2, symbols=away)
+    behind = segments("tokyo", [(f"{DAY}T11:00:00", WHOLE[2][1])], chain="c", reason="import", connection=3, symbols=away[:2])
+    store = stored(segments("tokyo", WHOLE, symbols=up), before, behind)
+    assert reasons(store, tmp_path) == []
+    day = heads(store)
+    assert day["ADAUSDT", "markPrice", DAY].reasons == ["nobody recorded anything for 5400 s of the date, first from 09:30:00"]
+    assert day["BNBUSDT", "markPrice", DAY].reasons == []
+
+
+def test_a_quiet_stream_was_carried_by_the_connection_that_took_over(tmp_path: Any) -> None:
+    first = segments("tokyo", [EARLY, (WHOLE[1][0], f"{DAY}T12:00:00")], symbols=("BTCUSDT", "ETHUSDT", "QUIETUSDT"))
+    second = segments("tokyo", WHOLE[2:], chain="b", reason="import", connection=2, symbols=("BTCUSDT", "ETHUSDT"))
+    store = stored(first, second)
+    assert reasons(store, tmp_path) == []
+    assert heads(store)["QUIETUSDT", "markPrice", DAY].reasons == []
+
+
 def test_a_stream_with_few_frames_stays_complete_when_segments_without_them_are_gone(tmp_path: Any) -> None:
     spans = [EARLY, (WHOLE[1][0], f"{DAY}T04:00:00"), (f"{DAY}T04:01:00", f"{DAY}T20:00:00"), (f"{DAY}T20:01:00", WHOLE[2][1])]
     other = segments("tokyo", spans)
@@ -92,9 +131,9 @@ def test_a_stream_with_few_frames_stays_complete_when_segments_without_them_are_
         [rare_line],
         collector="tokyo",
         market=Market.SPOT,
-        run="b" * 32,
-        connection=2,
-        sequence=1,
+        run="a" * 32,
+        connection=1,
+        sequence=99,
         chain=ChainLink(id="b" * 16, number=0, previous=None, reason="import"),
     )
     store = stored(other, [seen])
@@ -126,8 +165,9 @@ def test_where_another_collector_recorded_or_the_pause_is_short_nothing_is_unkno
     assert reasons(stored(segments("tokyo", holed), segments("paris", helper, chain="b")), tmp_path) == []
 
 
-def test_a_new_spool_says_that_the_end_of_the_one_before_is_lost(tmp_path: Any) -> None:
-    first, second = segments("tokyo", WHOLE[:2]), segments("tokyo", WHOLE[2:], chain="b")
+@pytest.mark.parametrize("why", ["new spool", "damaged chain record"])
+def test_a_new_spool_says_that_the_end_of_the_one_before_is_lost(tmp_path: Any, why: str) -> None:
+    first, second = segments("tokyo", WHOLE[:2]), segments("tokyo", WHOLE[2:], chain="b", reason=why)
     lost = ["tokyo began a new spool: what it had not stored of the one before is lost"]
     store = stored(first, second)
     assert reasons(store, tmp_path) == lost

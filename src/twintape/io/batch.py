@@ -19,8 +19,8 @@ from twintape.core import segment
 from twintape.core.manifest import BookDigest, ClockStatistics, Missing, Proof, Reference
 from twintape.core.markets import Market
 from twintape.core.sequence import coverage
-from twintape.core.wire import SNAPSHOT, is_depth
-from twintape.io.catalog import Head, RawView
+from twintape.core.wire import SESSION, SNAPSHOT, is_depth
+from twintape.io.catalog import Head, RawSegment, RawView
 from twintape.io.outages import Note
 from twintape.io.scratch import Place
 
@@ -58,6 +58,8 @@ WITNESS_FRAMES_MAX = 2_000_000
 """Witness frames of a stream that are read however many lines have them; of more, one line's and what it may have missed."""
 SILENT_NS_MAX = 300_000_000_000
 """If nobody recorded anything for longer, what was said meanwhile is unknown."""
+IMPORT = "import"
+"""Why a chain begins that follows no other: all others may have lost the end of the one before."""
 _SILENT = "nobody recorded anything"
 WITNESS_SLACK_NS = 5_000_000_000
 """A line that is silent for so long may have missed what another heard meanwhile; between two of its blocks less goes by."""
@@ -68,6 +70,8 @@ Share = tuple[Stream, ...]
 """Days that are made from the same raw objects and so are merged together, each object fetched and hashed once."""
 KeyedBlock = tuple[str, segment.Block]
 """A block and the key of the segment that holds it."""
+_Connection = tuple[str, str, int]
+"""Collector, run and number of a connection."""
 
 
 def neighbour(date: str, days: int) -> str:
@@ -111,13 +115,21 @@ class Batch:
     places: dict[str, Place] = field(default_factory=dict)
     headers: dict[tuple[str, str], tuple[Place, TemplateSet]] = field(default_factory=dict)
     _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
+    _heard: dict[_Connection, set[Stream]] = field(default_factory=dict)
+    _keys: dict[_Connection, list[str]] = field(default_factory=dict)
+    _alike: dict[_Connection, set[_Connection]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self._blocks:
             return
         for key, raw in self.view.segments.items():
+            connection = _connection(raw)
+            heard = self._heard.setdefault(connection, set())
+            self._keys.setdefault(connection, []).append(key)
             for index in raw.index.streams:
                 self._blocks.setdefault((index.symbol, index.stream), []).extend((key, block) for block in index.blocks)
+                if index.symbol != SESSION:
+                    heard.add((index.symbol, index.stream))
 
     def share(self, scratch: str) -> Batch:
         """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
@@ -128,9 +140,33 @@ class Batch:
         """Return every block of a stream whose segment is at hand, by key and in order."""
         return [(key, block) for key, block in self._blocks.get((symbol, stream), ()) if key in self.view.segments]
 
+    def listening(self, symbol: str, stream: str) -> list[str]:
+        """Return the segments at hand of the connections that carried a stream: on which it was heard, or most of what was heard beside it.
+
+        A quiet stream may have said nothing on a connection; that others were heard on another one says nothing about it.
+        """
+        own = {_connection(self.view.segments[key]) for key, _ in self.recorded(symbol, stream)}
+        carried = own.union(*(self._alike_of(connection) for connection in own))
+        return [key for connection in sorted(carried) for key in self._keys[connection] if key in self.view.segments]
+
+    def _alike_of(self, connection: _Connection) -> set[_Connection]:
+        found = self._alike.get(connection)
+        if found is None:
+            mine = self._heard[connection]
+            found = self._alike[connection] = {
+                other
+                for other, theirs in self._heard.items()
+                if other[0] == connection[0] and 2 * len(mine & theirs) >= max(1, min(len(mine), len(theirs)))
+            }
+        return found
+
     def recorded_streams(self) -> set[tuple[str, str]]:
         """Return the streams with frames filed under the date."""
         return {day for day in self._blocks if any(block.date == self.date for _, block in self.recorded(*day))}
+
+
+def _connection(raw: RawSegment) -> _Connection:
+    return raw.key.collector, raw.key.run8, raw.key.connection
 
 
 def shares(batch: Batch, due: Iterable[Stream]) -> list[Share]:
@@ -215,7 +251,8 @@ def why_due(batch: Batch, symbol: str, stream: str) -> str | None:
     if {found.key for found in head.proof.unreadable} - {found.key for found in batch.view.unreadable}:
         return "raw data that could not be read is readable now, or gone"
     if not is_depth(stream):
-        open_ends = [*unreadable_reasons(batch), *unspliced_reasons(batch, collectors_of(head.proof), head.proof)]
+        open_ends = unreadable_reasons(batch)
+        open_ends += unspliced_reasons(batch, symbol, stream, collectors_of(head.proof), head.proof)
         return "it is settled now" if head.proof.reasons and not open_ends else None
     before, _ = pins(batch, symbol, stream)
     if before is not None:
@@ -322,15 +359,15 @@ def unreadable_reasons(batch: Batch) -> list[str]:
     return [f"{count} raw objects could not be read"] if count else []
 
 
-def unspliced_reasons(batch: Batch, collectors: set[str], parent: Proof | None) -> list[str]:
-    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains must.
+def unspliced_reasons(batch: Batch, symbol: str, stream: str, collectors: set[str], parent: Proof | None) -> list[str]:
+    """Return why a day of a stream that is not spliced is not complete: ids cannot tell, so the serial chains and the connections must.
 
     Who has frames of a later date, here or in a proof, has closed this one for good, whether or not the segments that showed it are still there.
     """
     behind = neighbour(batch.date, 1)
     closed = {raw.key.collector for raw in batch.view.segments.values() if raw.index.date >= behind}
-    for (_, stream, date), head in batch.heads.items():
-        if date == behind and not is_depth(stream):
+    for (_, other, date), head in batch.heads.items():
+        if date == behind and not is_depth(other):
             closed |= {line.collector for line in head.proof.lines if line.frames > line.owed}
     if parent is not None:
         closed |= {name for name in collectors_of(parent) if _not_closed(name) not in parent.reasons}
@@ -338,7 +375,7 @@ def unspliced_reasons(batch: Batch, collectors: set[str], parent: Proof | None) 
     reasons += [_not_opened(name) for name in sorted(collectors - _opened(batch, parent))]
     reasons += [f"{hole.collector}: segments are missing" for hole in batch.missing if hole.collector in collectors]
     reasons += [_lost_tail(name) for name in sorted(collectors & _new_spools(batch, parent))]
-    return reasons + _silences(batch, parent)
+    return reasons + _silences(batch, symbol, stream, parent)
 
 
 def _new_spools(batch: Batch, parent: Proof | None) -> set[str]:
@@ -348,7 +385,7 @@ def _new_spools(batch: Batch, parent: Proof | None) -> set[str]:
     fresh: set[tuple[str, str]] = set()
     for raw in batch.view.segments.values():
         dates.setdefault(raw.key.collector, {}).setdefault(raw.index.chain.id, []).append(raw.index.date)
-        if raw.index.chain.reason == "new spool":
+        if raw.index.chain.number == 0 and raw.index.chain.reason != IMPORT:
             fresh.add((raw.key.collector, raw.index.chain.id))
     for collector, chain in fresh:
         begin = min(dates[collector][chain])
@@ -359,10 +396,10 @@ def _new_spools(batch: Batch, parent: Proof | None) -> set[str]:
     return found
 
 
-def _silences(batch: Batch, parent: Proof | None) -> list[str]:
-    """Return whether there are times of the date in which nobody recorded anything of the market: what was said then is unknown.
+def _silences(batch: Batch, symbol: str, stream: str, parent: Proof | None) -> list[str]:
+    """Return whether there are times of the date in which no connection that carried a stream recorded anything: what was said then is unknown.
 
-    A collector that is up notes its clock every minute. What pruned segments covered is known from the generation before, and not only those with frames of
+    A connection that is up notes the clock every minute. What pruned segments covered is known from the generation before, and not only those with frames of
     this stream: what was no silence then is none now.
     """
     if parent is not None:
@@ -371,7 +408,8 @@ def _silences(batch: Batch, parent: Proof | None) -> list[str]:
             return known
     begin = midnight_us(batch.date) * 1000
     end = begin + DAY_US * 1000
-    spans = [(raw.index.first_receive_time_ns, raw.index.last_receive_time_ns) for raw in batch.view.segments.values()]
+    indexes = [batch.view.segments[key].index for key in batch.listening(symbol, stream)]
+    spans = [(index.first_receive_time_ns, index.last_receive_time_ns) for index in indexes]
     heard = coverage([(begin - 1, begin), *((max(a, begin), min(b, end)) for a, b in spans), (end, end + 1)])
     silent = [(a[1], b[0]) for a, b in pairwise(heard) if b[0] - a[1] > SILENT_NS_MAX]
     if not silent:

@@ -183,7 +183,7 @@ def _reasons(batch: Batch, task: DayTask, result: DayResult, head: Head | None) 
     reasons += unreadable_reasons(batch)
     if not task.spliced:
         collectors = {line.collector for line in result.lines}
-        reasons += unspliced_reasons(batch, collectors, None if head is None else head.proof)
+        reasons += unspliced_reasons(batch, task.symbol, task.stream, collectors, None if head is None else head.proof)
     return reasons
 
 
