@@ -24,7 +24,7 @@ def test_machines_get_one_line_of_json_with_everything_but_the_story():
     result = run("--days", "1", "--faults", "none", "--json")
     found = json.loads(result.stdout)
     assert (found["seed"], found["faults"], found["violation"]) == (0, [], None)
-    assert found["counts"]["rows"] == found["counts"]["events"] > 2000
+    assert found["counts"]["events"] > 2000
 
 
 @pytest.mark.parametrize("whole", [True, False])

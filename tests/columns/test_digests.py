@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from support.lines import DATE, Exchange, chunks_of, expanded, files, hear, merge, printed, scene
 from twintape.columns import digests as module
-from twintape.columns.digests import digest_lines, digest_outputs, missing_lines
+from twintape.columns.digests import digest_lines, digest_outputs, joined, missing_lines
 from twintape.columns.expand import Outputs
 from twintape.columns.kernel import hash_seed
 from twintape.columns.lines import Chunk
@@ -121,6 +121,12 @@ def test_the_same_line_of_another_collector_or_connection_is_another_line():
     for other in (constant(b"1 a\n", "paris"), constant(b"1 a\n", connection="0000aaaa-2"), constant(b"1 b\n")):
         left, strangers = missing_lines(one, digest_lines([other]))
         assert (len(left), strangers) == (1, 1)
+
+
+def test_the_lines_of_several_parts_are_one_multiset():
+    one, other = digest_lines([constant(b"1 a\n2 b\n")]), digest_lines([constant(b"1 a\n")])
+    assert counted(joined([one, other])) == counted(one) + counted(other)
+    assert len(joined([])) == 0
 
 
 def test_digests_with_equal_halves_are_told_apart():

@@ -1,6 +1,6 @@
 """Lets the hunters loose on mutants, each in a process of its own with one module patched as it is imported.
 
-uv run python tests/mutations/hunt.py                       # all of them: about half an hour of one core
+uv run python tests/mutations/hunt.py                       # all of them: ten minutes of one core
 uv run python tests/mutations/hunt.py --seeds 30 --only "failed fsync"
 """
 

@@ -18,7 +18,7 @@ from twintape.columns.lines import Chunk
 from twintape.columns.render import Copies, Printer, body_parts, hash_copies
 from twintape.columns.schema import ARRIVAL, DEPTH, ROW_GROUP_EVENTS, DepthColumns, TableReader, Template
 
-__all__ = ["LineDigests", "digest_lines", "digest_outputs", "missing_lines"]
+__all__ = ["LineDigests", "digest_lines", "digest_outputs", "joined", "missing_lines"]
 
 Ints = NDArray[np.int64]
 Smalls = NDArray[np.int32]
@@ -85,8 +85,17 @@ def digest_outputs(outputs: Outputs, date: str) -> LineDigests:
         found += _of_depth(depth, Arrivals(outputs.reader("arrival", ARRIVAL), depth))
     rest = {name: data for name, data in outputs.tables.items() if name not in ("depth", "arrival")}
     found.append(digest_lines(expand(Outputs(rest), date)).digest)
+    return _without_places(found)
+
+
+def joined(parts: Sequence[LineDigests]) -> LineDigests:
+    """Return the lines of all parts as one multiset; places are not known."""
+    return _without_places([part.digest for part in parts])
+
+
+def _without_places(found: Sequence[Words]) -> LineDigests:
     none = np.zeros(0, np.int64)
-    return LineDigests(np.concatenate(found), none.astype(np.int32), none, none.astype(np.int32))
+    return LineDigests(np.concatenate([np.zeros((0, 2), np.uint64), *found]), none.astype(np.int32), none, none.astype(np.int32))
 
 
 def _of_depth(depth: TableReader, arrivals: Arrivals) -> list[Words]:

@@ -37,6 +37,7 @@ _COINS = ("BTC", "ETH", "币安人生", "BNB", "SOL", "XRP", "TRX", "DOGE", "ADA
 _QUIET_EVERY = 5
 _QUIET_RATE = 0.02
 _LEVELS_MIN = 20
+_JSON = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
 _BID, _ASK = 0, 1
 
 
@@ -352,7 +353,7 @@ def _frame(symbol: _Symbol, kind: str, now_ns: int, fields: dict[str, object]) -
             if key == "s":
                 ordered["ps"] = symbol.name.partition("_")[0]
         fields = {**ordered, "st": 1 if market is Market.USDM else 2}
-    data = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
+    data = _JSON.encode(fields).encode()
     name = kind if "@" in kind else stream_name(symbol.name, kind)
     return VenueMessage(now_ns, market, name, data)
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from twintape.columns.digests import digest_lines, missing_lines
-from twintape.columns.expand import expand
+from twintape.columns.digests import LineDigests, digest_lines, digest_outputs, joined, missing_lines
 from twintape.columns.lines import Chunk
 from twintape.core import names, segment
 from twintape.core.errors import CorruptionError, NotFoundError, RefusedError
@@ -44,6 +43,8 @@ DELETIONS_MAX = 100_000
 """Objects one run deletes at most."""
 STOP_KEY = "STOP"
 """An object of this name in the store stops every prune, also one that is deleting."""
+ARCHIVED_LINES_MAX = 4_000_000
+"""So many lines of outputs a plan remembers (28 bytes each): objects recorded at the same midnight share their days."""
 STOP_EVERY = 100
 """After so many deletions a prune looks for it again."""
 
@@ -142,6 +143,7 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
     disagreeing = _disagreeing(heads)
     created: dict[str, int] = {}
     unproven: dict[str, bool] = {}
+    archived = _ArchivedLines(run.store)
     checked = 0
     for number, (key, raw) in enumerate(view.segments.items(), 1):
         # The key names the content; proofs say which whole digest they read under it.
@@ -176,7 +178,7 @@ async def _plan_market(run: PruneRun, market: Market, plan: PrunePlan, now_ns: i
                 )
             )
         if reason is None:
-            reason = await _shared_reason(run.store, raw, [by_key[proof] for proof in sorted(proofs)])
+            reason = await _shared_reason(run.store, archived, raw, [by_key[proof] for proof in sorted(proofs)])
         if reason is None:
             plan.delete.append(
                 Deletion(key=key, size=candidate.size, sha256=candidate.sha256, why="settled", proofs=sorted(proofs))
@@ -197,7 +199,26 @@ def _dates_around(segments: Iterable[RawSegment]) -> set[str]:
     return {neighbour(date, days) for date in filed for days in range(-2, 3)}
 
 
-async def _shared_reason(store: Store, raw: RawSegment, proofs: Sequence[Proof]) -> str | None:
+class _ArchivedLines:
+    """The digests of the raw lines that days' outputs render to; the days looked at last are remembered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, ...], LineDigests] = {}
+
+    async def of(self, proof: Proof) -> LineDigests:
+        """Return the lines of one day, from outputs that are what their proof says. Raises `CorruptionError`, `NotFoundError`."""
+        content = proof.date, *(output.sha256 for output in proof.outputs)
+        found = self._known.pop(content, None)
+        if found is None:
+            found = digest_outputs(await read_outputs(self._store, proof), proof.date)
+        self._known[content] = found
+        while len(self._known) > 1 and sum(map(len, self._known.values())) > ARCHIVED_LINES_MAX:
+            del self._known[next(iter(self._known))]
+        return found
+
+
+async def _shared_reason(store: Store, archived: _ArchivedLines, raw: RawSegment, proofs: Sequence[Proof]) -> str | None:
     """Return why an object must stay that several days of one stream share, or None.
 
     Counts added up over days could hide a frame that one day settled twice and none settled at all, so every raw line of such a stream is looked for in
@@ -212,13 +233,13 @@ async def _shared_reason(store: Store, raw: RawSegment, proofs: Sequence[Proof])
     except NotFoundError:
         return "it is gone: another prune was faster"
     for (symbol, stream), found in shared.items():
-        archived: list[Chunk] = []
+        lines: list[LineDigests] = []
         for proof in found:
             try:
-                archived += expand(await read_outputs(store, proof), proof.date)
+                lines.append(await archived.of(proof))
             except (CorruptionError, NotFoundError) as error:
                 return f"the outputs of {symbol} {stream} {proof.date} could not be verified: {error}"
-        _, strangers = missing_lines(digest_lines(archived), digest_lines(_lines_of(raw, data, symbol, stream)))
+        _, strangers = missing_lines(joined(lines), digest_lines(_lines_of(raw, data, symbol, stream)))
         if strangers:
             return f"{symbol} {stream}: {strangers} frames are in no day's outputs"
     return None

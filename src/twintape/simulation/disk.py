@@ -229,13 +229,14 @@ class Volume:
         if fault is not None:
             raise fault.error
 
-    def read(self, path: str) -> bytes:
-        """Return all that is read of a file."""
+    def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
+        """Return `size` bytes from `offset`, or what there is; a negative offset counts from the end."""
         inode = self.inode(path)
         fault = self._begin("read", path)
         if fault is not None:
             raise fault.error
-        return bytes(inode.cached)
+        start = max(len(inode.cached) + offset, 0) if offset < 0 else offset
+        return bytes(inode.cached[start : None if size is None else start + size])
 
     def inode(self, path: str) -> _Inode:
         """Return the file that has a name.
@@ -322,9 +323,7 @@ class SimulatedDisk:
 
     def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
         """Return `size` bytes from `offset`, or what there is; a negative offset counts from the end."""
-        data = self.volume().read(path)
-        start = max(len(data) + offset, 0) if offset < 0 else offset
-        return data[start:] if size is None else data[start : start + size]
+        return self.volume().read(path, offset, size)
 
     def write_atomically(self, path: str, data: bytes) -> None:
         """Make `path` hold `data`, durably and all or nothing."""

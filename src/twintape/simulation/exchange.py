@@ -7,7 +7,6 @@ that listens on sockets; here it is delivered through the ports `Dialer`, `Socke
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from urllib.parse import parse_qsl, urlsplit
 
@@ -16,7 +15,7 @@ from twintape.core.markets import RULES, Market
 from twintape.core.recut import GatewayView
 from twintape.core.stream_protocol import StreamSession, parse_target, shutdown_notice
 from twintape.core.synthetic import SyntheticConfig, SyntheticSource
-from twintape.core.venue import Venue, VenueMessage
+from twintape.core.venue import Happening, Venue, VenueMessage
 from twintape.core.venue_rest import RestDesk
 from twintape.io.ports import RestAnswer, Socket, SocketListener
 from twintape.simulation.truth import Truth
@@ -71,16 +70,20 @@ class Exchange:
 
     async def run(self) -> None:
         """Trade until the last day is over."""
+        unsaid: list[Happening] = []
         for happening in self.source.happenings():
             if happening.time_ns >= self._end_ns:
                 break
-            if happening.time_ns > self._world.calendar_ns():
-                await self._world.sleep_until(happening.time_ns)
-            self.venue.note(happening)
-            if isinstance(happening, VenueMessage):
-                self.truth.say(happening)
-            for front in self.fronts:
-                front.feed(happening)
+            unsaid.append(happening)
+            if not isinstance(happening, VenueMessage):
+                continue  # a change of a book is said with the next event, a few hundred milliseconds of the calendar later
+            await self._world.sleep_until(happening.time_ns)
+            self.truth.say(happening)
+            for noted in unsaid:
+                self.venue.note(noted)
+                for front in self.fronts:
+                    front.feed(noted)
+            unsaid.clear()
         for front in self.fronts:
             front.end()
 
@@ -119,9 +122,9 @@ class Front:
 
     # --- what the exchange says ------------------------------------------------------------------------------------------------
 
-    def feed(self, happening: object) -> None:
+    def feed(self, happening: Happening) -> None:
         """Pass on what happened, as this front-end cuts it."""
-        for message in self._view.feed(happening):  # type: ignore[arg-type]  # the exchange hands on what its source yields
+        for message in self._view.feed(happening):
             self._publish(message)
 
     def end(self) -> None:
@@ -219,8 +222,7 @@ class _Connection:
         """Send a message if the client wants it."""
         if not self.session.delivers(message.stream) or message.stream == self.muted:
             return
-        name = json.dumps(message.stream, ensure_ascii=False).encode()
-        payload = b'{"stream":%b,"data":%b}' % (name, message.data)
+        payload = message.payload(combined=True)
         frame = payload if self._restamp is None else self._restamp(payload)
         self.deliver_text(frame)
 

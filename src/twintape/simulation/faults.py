@@ -18,7 +18,7 @@ __all__ = ["Kind", "chosen", "damage_rates", "parse_kinds", "partition_of", "sab
 SECOND_NS = 1_000_000_000
 SWARM_SHARE = 0.45
 """Each seed has so many of the kinds: faults that are always there hide each other."""
-PAUSE_S = 30.0
+PAUSE_S = 12.0
 """About so much machine time passes between the faults of one machine."""
 MIDNIGHT_SHARE = 0.4
 """So many blackouts are put where days meet: nothing else makes a gap between two proofs."""
@@ -96,9 +96,10 @@ def store_rates(kinds: Iterable[Kind]) -> dict[Fault, float]:
     return rates
 
 
-def damage_rates(kinds: Iterable[Kind]) -> dict[Fault, float]:
-    """Return how often bytes are damaged on their way."""
-    return dict.fromkeys((Fault.DAMAGED, Fault.TRUNCATED, Fault.CORRUPT), 0.01) if Kind.DAMAGE in kinds else {}
+def damage_rates(kinds: Iterable[Kind], rng: random.Random) -> dict[Fault, float]:
+    """Draw how often bytes are damaged on their way: seldom enough, sometimes, that days without damage are among those with it."""
+    rate = rng.choice((0.01, 0.001))
+    return dict.fromkeys((Fault.DAMAGED, Fault.TRUNCATED, Fault.CORRUPT), rate) if Kind.DAMAGE in kinds else {}
 
 
 def partition_of(kinds: Iterable[Kind], rng: random.Random) -> Partition:
@@ -133,14 +134,14 @@ async def sabotage_machine(
         elif kind is Kind.POWER and rng.random() < 0.6:
             machine.die_at_step(rng.randrange(60))
         else:
-            down_s = _seconds(rng, 0.5, 90.0)
+            down_s = _seconds(rng, 0.5, 36.0)
             word = "loses power" if kind is Kind.POWER else "is killed"
             world.tell(machine.name, f"{word} and is down for {down_s:.1f} s of machine time", count="deaths")
             await machine.die(power=kind is Kind.POWER, down_s=down_s)
 
 
 async def _sabotage_disk(world: World, machine: Machine, kind: Kind, rng: random.Random) -> None:
-    lasts_s = _seconds(rng, 0.5, 60.0)
+    lasts_s = _seconds(rng, 0.5, 25.0)
     if kind is Kind.DISK:
         rate = rng.choice((0.02, 0.3, 1.0))
         world.tell(machine.name, f"of the disk's steps {rate:.0%} fail, for {lasts_s:.1f} s of machine time")
@@ -162,7 +163,7 @@ async def _take_store_away(world: World, name: str, store: FaultyStore, rng: ran
 
 
 async def _sabotage_front(world: World, name: str, front: Front, kind: Kind, rng: random.Random) -> None:
-    lasts_s = _seconds(rng, 0.5, 60.0)
+    lasts_s = _seconds(rng, 0.5, 25.0)
     if kind is Kind.REST:
         what = rng.choice(("503", "418", "old"))
         world.tell(name, f"snapshots are answered {what}, for {lasts_s:.1f} s of machine time")
@@ -193,7 +194,7 @@ async def sabotage_all(world: World, fronts: Sequence[Front], kinds: frozenset[K
     rng = world.random("blackouts")
     while Kind.BLACKOUT in kinds:
         await world.sleep(rng.expovariate(1 / (6 * PAUSE_S)))
-        lasts_s = _seconds(rng, 0.5, 40.0)
+        lasts_s = _seconds(rng, 0.5, 16.0)
         if rng.random() < MIDNIGHT_SHARE:
             away_ns = DAY_NS - (world.calendar_ns() - world.start_ns) % DAY_NS
             await world.sleep(away_ns / world.pace / SECOND_NS - rng.random() * lasts_s)

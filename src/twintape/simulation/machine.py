@@ -219,7 +219,7 @@ class Machine:
         if self._running is not None:
             self._may_start.clear()
             self._running.cancel()
-            asyncio.get_running_loop().call_later(self._rng.uniform(1.0, 30.0), self._may_start.set)
+            asyncio.get_running_loop().call_later(self._rng.uniform(1.0, 12.0), self._may_start.set)
 
     # --- the witness -----------------------------------------------------------------------------------------------------------
 

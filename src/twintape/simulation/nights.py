@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 ROUNDS_MAX = 3
 """How often a worker that failed tries again in one night."""
+READINGS = 3
+"""How many days a reader reads in a night."""
 COMPUTE_S = (0.001, 0.3)
 """How long a day's computation takes, in machine time."""
 
@@ -147,7 +149,7 @@ class Pruner(Worker):
     """Deletes what is proven, some time after having found out what that is.
 
     Attributes:
-        policy: The graces.
+        policy: The graces; the caller's to change.
         dawdle_s: How long it may sleep between plan and deletion, in machine time.
     """
 
@@ -171,10 +173,14 @@ class Reader(Worker):
         patience_ns: How long it may hold on to a proof before it reads the outputs, by the calendar; less than the pruners' grace.
     """
 
-    patience_ns = 6 * HOUR_NS
+    patience_ns = HOUR_NS
 
     async def work(self, market: Market) -> None:
-        """Read one day."""
+        """Read some days, one after the other."""
+        for _ in range(READINGS):
+            await self._read(market)
+
+    async def _read(self, market: Market) -> None:
         keys = [info.key async for info in self._store.list(f"proof/market={market}/")]
         if not keys:
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -24,7 +25,7 @@ from twintape.core.markets import Market
 from twintape.io.archive import Archive
 from twintape.simulation.store import WitnessedStore
 from twintape.simulation.truth import SymbolTruth, Truth
-from twintape.simulation.world import BrokenPromiseError, World
+from twintape.simulation.world import HOUR_NS, BrokenPromiseError, World
 
 __all__ = ["Oracle"]
 
@@ -39,8 +40,6 @@ LEVEL_COLUMNS = [
     *("prev_update_id", "final_update_id", "price_exponent", "quantity_exponent"),
     *("bid_price", "bid_quantity", "ask_price", "ask_quantity"),
 ]
-BOOKS_CHECKED = 4
-"""Books compared for each day and symbol."""
 
 
 class Oracle:
@@ -50,15 +49,21 @@ class Oracle:
         world: Seed, time and trace.
         truth: The exchange's log.
         market: The market.
+
+    Attributes:
+        grace_ns: How long outputs outlive the proof that has superseded them, by the calendar.
     """
 
     def __init__(self, world: World, truth: Truth, market: Market) -> None:
+        self.grace_ns = 0
         self.store = WitnessedStore(world, on_create=self._created, on_delete=self._deleting)
         self._world = world
         self._truth = truth
         self._market = market
         self._heads: dict[tuple[str, str, str], tuple[str, Proof]] = {}
+        self._superseded: dict[str, tuple[int, str]] = {}  # an output that a head named → since when none does, and by which
         self._lines: dict[str, set[Line]] = {}  # of a proof, by its key
+        self._raw_lines: dict[str, frozenset[Line]] = {}  # of a raw object that is sound, by its digest
         self._heard: dict[str, list[Interval]] = {symbol: [] for symbol in truth.symbols}
         self._rng = world.random("oracle")
 
@@ -74,13 +79,17 @@ class Oracle:
         parts = names.parse_raw_key(key)
         if parts is None:
             raise BrokenPromiseError(f"an object under a key that is none: {key}")
-        if not hashlib.sha256(data).hexdigest().startswith(parts.digest16):
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not sha256.startswith(parts.digest16):
             self._world.tell("store", f"damaged on the way: {key}", count="damaged objects")
             return
-        for _, _, frame in segment.lines_in_order(data):
+        lines = []
+        for _, time_ns, frame in segment.lines_in_order(data):
+            lines.append((parts.collector, b"%d %b" % (time_ns, frame)))
             event = _event_of(frame)
             if event is not None and event[0] in self._heard:
                 self._heard[event[0]].append(event[1])
+        self._raw_lines[sha256] = frozenset(lines)
 
     def _proof_created(self, key: str, data: bytes) -> None:
         try:
@@ -99,6 +108,8 @@ class Oracle:
             lost = {source.sha256 for source in before[1].inputs} - {source.sha256 for source in proof.inputs}
             if lost:
                 raise BrokenPromiseError(f"{key} forgets {len(lost)} raw objects that {before[0]} had settled")
+            gone = {output.key for output in before[1].outputs} - {output.key for output in proof.outputs}
+            self._superseded |= dict.fromkeys(gone, (self._world.calendar_ns(), key))
         self._heads[day] = key, proof
         if proof.status is Status.COMPLETE:
             self._check_complete(key, proof)
@@ -112,28 +123,31 @@ class Oracle:
             for head, proof in self._heads.values():
                 if any(output.key == key for output in proof.outputs):
                     raise BrokenPromiseError(f"{key} was deleted, and the head {head} names it")
-            if not self._is_decided(key):
-                raise BrokenPromiseError(
-                    f"{key} was deleted, and its generation is not published: whoever wrote it may still do so"
-                )
+            self._check_output_deletion(key)
         elif not key.startswith("receipt/"):
             raise BrokenPromiseError(f"{key} was deleted; nothing may ever delete it")
 
-    def _is_decided(self, key: str) -> bool:
+    def _check_output_deletion(self, key: str) -> None:
         parts = names.parse_table_key(key)
         assert parts is not None, "the caller has looked"
-        head = self._heads.get((parts.symbol, parts.stream, parts.date))
-        return head is not None and head[1].generation >= parts.generation
+        day = parts.symbol, parts.stream, parts.date
+        head = self._heads.get(day)
+        if head is None or head[1].generation < parts.generation:
+            raise BrokenPromiseError(f"{key} was deleted, and its generation is not published: whoever wrote it may still do so")
+        if key in self._superseded:  # what no head has ever named has no readers
+            since_ns, by = self._superseded[key]
+            age_ns = self._world.calendar_ns() - since_ns
+            if age_ns < self.grace_ns:
+                raise BrokenPromiseError(f"{key} was deleted {age_ns / HOUR_NS:.1f} h after {by}: readers may be at it")
 
     def _check_raw_deletion(self, key: str, data: bytes) -> None:
         """Every line of it must be in the outputs of heads, which must be there now."""
         parts = names.parse_raw_key(key)
         assert parts is not None, "it was checked when it was created"
-        try:
-            lines = {(parts.collector, b"%d %b" % (time_ns, frame)) for _, time_ns, frame in segment.lines_in_order(data)}
-        except CorruptionError as error:
-            raise BrokenPromiseError(f"{key} was deleted, and it cannot be read: {error}") from error
         sha256 = hashlib.sha256(data).hexdigest()
+        lines: AbstractSet[Line] | None = self._raw_lines.get(sha256)
+        if lines is None:
+            raise BrokenPromiseError(f"{key} was deleted, and it is not what was recorded: nobody has read it")
         for head, proof in self._heads.values():
             if any(source.sha256 == sha256 for source in proof.inputs):
                 lines -= self.lines_of(head, proof)
@@ -193,7 +207,7 @@ class Oracle:
         for key, proof in self._heads.values():
             found |= self.lines_of(key, proof)
         for key in self.store.keys("raw/"):
-            found |= _lines_in(key.split("/")[2], self.store.content(key))
+            found |= self._raw_lines.get(hashlib.sha256(self.store.content(key)).hexdigest(), frozenset())
         for collector, objects in kept.items():
             for data in objects:
                 found |= _lines_in(collector, data)
@@ -214,7 +228,6 @@ class Oracle:
             self._check_chain(symbol, truth, rows, [proof for _, _, proof in days])
             for _, key, proof in days:
                 self._check_levels(key, proof, truth)
-        self._check_books()
 
     def _check_chain(self, symbol: str, truth: SymbolTruth, rows: list[tuple[int, int, int]], proofs: list[Proof]) -> None:
         heard, archived = _union(self._heard[symbol]), _union((row[0], row[1]) for row in rows)
@@ -253,15 +266,22 @@ class Oracle:
                 if sides != truth.touched(prev, final):
                     raise BrokenPromiseError(f"{key}: the event ({prev}, {final}] does not say what truly happened")
 
-    def _check_books(self) -> None:
+    def check_books(self) -> None:
+        """A book of each day and the last of all must be the true ones, or told to be unknown.
+
+        To be called outside of any loop: the reading API brings its own.
+        """
         archive = Archive(self.store)
+        newest = {(symbol, stream): date for symbol, stream, date in sorted(self._heads)}
         for (symbol, stream, date), (_, proof) in sorted(self._heads.items()):
             truth = self._truth.symbols.get(symbol)
             if truth is None or not wire.is_depth(stream) or proof.first_event_time_us is None:
                 continue
             assert proof.last_event_time_us is not None, "it has a first one"
-            moments = [self._rng.randint(proof.first_event_time_us, proof.last_event_time_us) for _ in range(BOOKS_CHECKED)]
-            for time_us in [*moments, proof.last_event_time_us]:
+            moments = [self._rng.randint(proof.first_event_time_us, proof.last_event_time_us)]
+            if newest[symbol, stream] == date:
+                moments.append(proof.last_event_time_us)
+            for time_us in moments:
                 try:
                     view = archive.book(self._market, symbol, _EPOCH + timedelta(microseconds=time_us), stream=stream)
                 except ContinuityError:

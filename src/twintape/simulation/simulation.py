@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from twintape.core import names
+from twintape.core.manifest import PrunePolicy
 from twintape.core.markets import Market
 from twintape.core.settings import RecordSettings, parse_record_settings
 from twintape.io.faults import Faults, FaultyStore
@@ -22,20 +24,20 @@ from twintape.simulation.faults import (
     sabotage_machine,
     store_rates,
 )
-from twintape.simulation.loop import run
+from twintape.simulation.loop import VirtualLoop, run
 from twintape.simulation.machine import Machine
 from twintape.simulation.nights import Merger, Pruner, Reader, Worker
 from twintape.simulation.oracle import Oracle
 from twintape.simulation.store import DistantStore
-from twintape.simulation.world import DAY_NS, BrokenPromiseError, Calendar, Incident, MachineClock, World
+from twintape.simulation.world import DAY_NS, HOUR_NS, BrokenPromiseError, Calendar, Incident, MachineClock, World
 
 __all__ = ["Report", "simulate"]
 
 START_NS = 1_795_305_600_000_000_000
 """2026-11-22."""
-PACE = 400
-"""A day of the calendar takes three and a half minutes of machine time."""
-EVENTS_PER_DAY = 2_400
+PACE = 1_000
+"""A day of the calendar takes a minute and a half of machine time."""
+EVENTS_PER_DAY = 2_240
 SYMBOLS = 3
 COLLECTORS = ("frankfurt", "tokyo", "virginia")
 STORE_ATTEMPTS = 3
@@ -55,6 +57,7 @@ class Report:
         market: Which market was made up.
         digest: Of the trace; equal runs have equal ones.
         counts: How often what happened.
+        events_by_day: How many depth events the exchange said on each day, of all symbols.
         story: What happened, in order.
         violation: The promise that was broken, or None.
     """
@@ -65,6 +68,7 @@ class Report:
     market: Market
     digest: str
     counts: Mapping[str, int]
+    events_by_day: Sequence[int]
     story: Sequence[Incident] = field(repr=False)
     violation: str | None
 
@@ -77,12 +81,15 @@ def simulate(seed: int, *, days: int = 2, kinds: Sequence[Kind] | None = None) -
         days: How many days the exchange trades.
         kinds: What goes wrong; None leaves the choice to the seed.
     """
-    return run(_Simulation(seed, days, kinds).run())
+    gc.collect()  # the seed before leaves circles behind, and none are looked for while a loop runs
+    loop = VirtualLoop()
+    simulation = _Simulation(seed, days, kinds, loop)
+    return simulation.report(run(simulation.run(), loop))
 
 
 class _Simulation:
-    def __init__(self, seed: int, days: int, kinds: Sequence[Kind] | None) -> None:
-        self.world = world = World(seed, start_ns=START_NS, pace=PACE)
+    def __init__(self, seed: int, days: int, kinds: Sequence[Kind] | None, loop: VirtualLoop) -> None:
+        self.world = world = World(seed, start_ns=START_NS, pace=PACE, loop=loop)
         rng = world.random("simulation")
         self.days = days
         self.kinds = chosen(kinds, rng)
@@ -106,7 +113,7 @@ class _Simulation:
             self.oracle.store,
             clock=self.calendar,
             seed=world.random(f"damage {name}").getrandbits(32),
-            faults=Faults(rates=damage_rates(self.kinds), where=_may_be_damaged),
+            faults=Faults(rates=damage_rates(self.kinds, world.random("damage")), where=_may_be_damaged),
         )
         faulty = FaultyStore(
             damaging,
@@ -141,23 +148,36 @@ class _Simulation:
 
     # --- what happens ----------------------------------------------------------------------------------------------------------
 
-    async def run(self) -> Report:
-        """Let everything happen, and judge it."""
+    async def run(self) -> str | None:
+        """Let everything happen and judge it; return the promise that was broken, or None."""
         rng = self.world.random("casting")
         self.machines = [self._make_machine(name) for name in self.collectors]
         mergers = [self._worker(Merger, f"merger-{number}", 1.0) for number in range(1, rng.choice((2, 3)))]
         pruners = [self._worker(Pruner, f"pruner-{number}", rng.choice((1.5, 8.0))) for number in range(1, rng.choice((2, 3)))]
+        self.oracle.grace_ns = grace_ns = rng.choice((2, 8)) * HOUR_NS
         for pruner in pruners:
-            pruner.dawdle_s = rng.choice((0.0, 30.0, 400.0))
-        readers = [Reader(self.world, "reader", self.calendar, DistantStore(self.world, self.oracle.store, rng), hour=4.0)]
-        violation = None
+            pruner.policy = PrunePolicy(grace_ns, 2 * grace_ns)
+            pruner.dawdle_s = rng.choice((0.0, 12.0, 80.0))
+        readers = [Reader(self.world, "reader", self.calendar, DistantStore(self.world, self.oracle.store, rng), hour=5.0)]
+        readers[0].patience_ns = grace_ns * 3 // 4
         try:
             await self._trade([*mergers, *pruners, *readers])
             await self._rest(mergers[0], pruners[0])
             self._judge()
         except BrokenPromiseError as found:
+            return str(found)
+        return None
+
+    def report(self, violation: str | None) -> Report:
+        """Return what became of it, when it is over."""
+        try:
+            if violation is None:
+                self.oracle.check_books()
+        except BrokenPromiseError as found:
             violation = str(found)
+        if violation is not None:
             self.world.tell("ORACLE", violation)
+        self.world.counts["events"] = self.exchange.truth.events
         return Report(
             self.world.seed,
             self.days,
@@ -165,6 +185,7 @@ class _Simulation:
             self.market,
             self.world.digest,
             self.world.counts,
+            self.exchange.truth.by_day(START_NS, self.days),
             self.world.story,
             violation,
         )
@@ -233,7 +254,6 @@ class _Simulation:
             {machine.name: machine.kept() for machine in self.machines},
         )
         self.oracle.check_archive()
-        self.world.counts["events"] = self.exchange.truth.events
 
 
 def _may_be_damaged(_operation: str, key: str) -> bool:

@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from twintape.core.venue import SymbolInfo, VenueMessage
 from twintape.core.wire import split_stream
+from twintape.simulation.world import DAY_NS
 
 __all__ = ["Book", "SymbolTruth", "Truth"]
 
@@ -39,6 +40,8 @@ class SymbolTruth:
         self.times_ms: list[int] = []
         self._changes: list[tuple[tuple[tuple[Decimal, Decimal], ...], tuple[tuple[Decimal, Decimal], ...]]] = []
         self._first: Book = (_levels(info.snapshot.bids), _levels(info.snapshot.asks))
+        self._reached = self.first_update_id
+        self._book: Book = (dict(self._first[0]), dict(self._first[1]))
 
     def add(self, message: VenueMessage) -> None:
         """Take what the exchange says."""
@@ -58,9 +61,13 @@ class SymbolTruth:
         return bids, asks
 
     def book(self, update_id: int) -> Book:
-        """Return the book behind an id."""
-        bids, asks = self.touched(self.first_update_id, update_id)
-        return _present(self._first[0] | bids), _present(self._first[1] | asks)
+        """Return the book behind an id; asked in ascending order, it costs what has happened in between."""
+        if update_id < self._reached:
+            self._reached, self._book = self.first_update_id, (dict(self._first[0]), dict(self._first[1]))
+        for side, touched in zip(self._book, self.touched(self._reached, update_id), strict=True):
+            side.update(touched)
+        self._reached = update_id
+        return _present(self._book[0]), _present(self._book[1])
 
     def is_change(self, update_id: int) -> bool:
         """Return whether a change ends at this id (or the first book does)."""
@@ -82,12 +89,24 @@ class Truth:
     def __init__(self, symbols: Sequence[SymbolInfo]) -> None:
         self.symbols = {info.symbol: SymbolTruth(info) for info in symbols}
         self.events = 0
+        self._streams: dict[str, SymbolTruth] = {}
+
+    def by_day(self, start_ns: int, days: int) -> list[int]:
+        """Return how many events each day has had, of all symbols; the last one ends with the log."""
+        starts_ms = [(start_ns + number * DAY_NS) // 1_000_000 for number in range(days)]
+        found = [0] * days
+        for symbol in self.symbols.values():
+            for time_ms in symbol.times_ms:
+                found[bisect_right(starts_ms, time_ms) - 1] += 1
+        return found
 
     def say(self, message: VenueMessage) -> None:
         """Take what the exchange says."""
         if message.pieces:
             self.events += 1
-            self.symbols[split_stream(message.stream)[0]].add(message)
+            if message.stream not in self._streams:
+                self._streams[message.stream] = self.symbols[split_stream(message.stream)[0]]
+            self._streams[message.stream].add(message)
 
 
 def _levels(levels: Iterable[tuple[str, str]]) -> dict[Decimal, Decimal]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from twintape.io.ports import ClockQuality
+from twintape.simulation.loop import VirtualLoop
 
 __all__ = ["DAY_NS", "HOUR_NS", "BrokenPromiseError", "Calendar", "Incident", "MachineClock", "World"]
 
@@ -48,14 +49,17 @@ class World:
         seed: Everything follows from it.
         start_ns: The calendar at the beginning.
         pace: Calendar seconds in a machine second.
+        loop: Where time passes.
 
     Attributes:
+        loop: Where time passes.
         story: What a person wants to read, in order.
         counts: How often what happened.
     """
 
-    def __init__(self, seed: int, *, start_ns: int, pace: int) -> None:
+    def __init__(self, seed: int, *, start_ns: int, pace: int, loop: VirtualLoop) -> None:
         self.seed = seed
+        self.loop = loop
         self.start_ns = start_ns
         self.pace = pace
         self.story: list[Incident] = []
@@ -68,7 +72,7 @@ class World:
 
     def now_ns(self) -> int:
         """Return machine time."""
-        return round(asyncio.get_running_loop().time() * SECOND_NS)
+        return round(self.loop.now_s * SECOND_NS)
 
     def calendar_ns(self) -> int:
         """Return the calendar's time."""
