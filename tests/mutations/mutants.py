@@ -55,7 +55,7 @@ MUTANTS = [
         "            found = await store.get(sealed.key)\n",
         "            return\n",
         faults="damage",
-        seed=2,
+        seed=4,
     ),
     Mutant(
         "already exists is taken as success",
@@ -145,7 +145,7 @@ MUTANTS = [
         "        data = await run.store.get(key)\n        if data != table.data:\n",
         "        data = table.data\n        if data != table.data:\n",
         faults="damage",
-        seed=15,
+        seed=26,
     ),
     Mutant(
         "a merge deletes what it has merged",
@@ -161,7 +161,7 @@ MUTANTS = [
         "    carried = [source for source in lineage if source.key not in at_hand]\n",
         "    carried = []\n",
         faults="away",
-        seed=1,
+        seed=2,
         days=3,
     ),
     Mutant(
@@ -170,7 +170,7 @@ MUTANTS = [
         "    inputs = [*carried, *_inputs(batch, task, sources, result.settled)]\n",
         "    inputs = _inputs(batch, task, sources, result.settled)\n",
         faults="away",
-        seed=1,
+        seed=2,
         days=3,
     ),
     Mutant(
@@ -229,25 +229,26 @@ MUTANTS = [
     Mutant(
         "outputs are deleted whoever names them",
         "twintape.io.prune",
-        "            if any(output.key == info.key for output in head.proof.outputs):\n                continue\n",
+        "    if any(output.key == info.key for output in head.proof.outputs):\n        return\n",
         "",
         faults="none",
     ),
     Mutant(
         "readers of the generation before get no grace",
         "twintape.io.prune",
-        '            if left > 0:\n                plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
-        '            if left > 2**62:\n                plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
+        '    if left > 0:\n        plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
+        '    if left > 2**62:\n        plan.kept.append(Kept(key=info.key, reason=f"superseded; ',
         faults="away",
-        seed=4,
+        seed=9,
         days=3,
     ),
     Mutant(
         "raw objects are deleted by prefix",
         "twintape.io.prune",
-        "        await run.store.delete(deletion.key)\n",
-        "        async for info in run.store.list('/'.join(deletion.key.split('/')[:4])):\n            await run.store.delete(info.key)\n",
+        "    await run.store.delete(deletion.key)\n",
+        "    async for info in run.store.list('/'.join(deletion.key.split('/')[:4])):\n        await run.store.delete(info.key)\n",
         faults="none",
+        seed=5,
     ),
     # --- reading ---
     Mutant(
