@@ -3,6 +3,8 @@ import itertools
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twintape.core.actions import (
     AbortSocket,
@@ -158,6 +160,60 @@ def test_ticks_before_the_beginning_and_after_the_end_do_nothing():
 
 
 # --- what is recorded
+
+
+EVENTS = st.builds(
+    lambda first, count, name: frame(first, first + count, name),
+    st.integers(1, 9),
+    st.integers(0, 4),
+    st.sampled_from([NAME, "x@depth"]),
+)
+ODD = st.sampled_from(
+    [
+        b"",
+        b"two\nlines",
+        b"\xff",
+        b"<html>",
+        f'{{"stream":"{NAME}","data":{{"U":\n1}}}}'.encode(),
+        f'{{"stream":"{NAME}","data":{{}}}}'.encode(),
+        b'{"stream":"x@trade","data":{}}',
+        b'{"stream":"unknown@trade","data":{}}',
+        b'{"stream":"!serverShutdown","data":{"e":"serverShutdown","E":1770123456789}}',
+        b'{"result":null,"id":1}',
+        b'{"error":{"code":2,"msg":"no"},"id":1}',
+    ]
+)
+
+
+@given(st.lists(st.tuples(EVENTS | ODD, st.sampled_from([0, 1, S // 10]), st.booleans()), max_size=30), st.integers(1, 2))
+def test_it_makes_no_difference_how_many_frames_are_looked_at_at_once(heard, listeners):
+    def rig_up():
+        memories = [StreamMemory(name) for name in (NAME, "x@depth", "x@trade")]
+        rig = Rig(memories=memories)
+        for memory in memories:
+            memory.listeners = listeners
+        return rig
+
+    alone, together = rig_up(), rig_up()
+    wanted, found = [], []
+    for payload, step_ns, look in heard:
+        alone.now = together.now = alone.now + step_ns
+        wanted += alone.frame(payload)
+        together.session.heard.append((together.now, payload))
+        if look:
+            found += together.session.look()
+    alone.now = together.now = alone.now + S
+    wanted += alone.session.tick(alone.now, alone.wall)
+    found += together.session.tick(together.now, together.wall)
+    assert found == wanted
+    assert together.session.take_lines() == alone.session.take_lines()
+    for name in ("frames", "gaps", "last_data_ns", "replace_reason", "suspect_count", "subscribed"):
+        assert getattr(together.session, name) == getattr(alone.session, name)
+    for key, stream in alone.session.streams.items():
+        other = together.session.streams[key]
+        for name in ("count", "last_ns", "first_ns", "update_id", "start_update_id"):
+            assert getattr(other, name) == getattr(stream, name)
+        assert (other.memory.update_id, other.memory.holes) == (stream.memory.update_id, stream.memory.holes)
 
 
 def test_every_frame_is_recorded_verbatim_and_in_order():

@@ -470,6 +470,7 @@ async def test_many_streams_are_subscribed_by_message_and_refusals_are_told(tmp_
         assert sum(len(message["params"]) for message in sent) == 180
         assert rig.socket.url.endswith("/stream")
         rig.socket.hear(b'{"error":{"code":2,"msg":"Invalid request"},"id":1}')
+        await rig.let(1)
         assert rig.journal.named("subscribe_refused")
 
 
@@ -535,10 +536,25 @@ async def test_an_error_in_a_callback_ends_the_run_with_it_and_what_was_heard_is
             raise BrokenError("frame")
 
         session.frame = broken
-        rig.socket.hear(depth(3, 4))
+        rig.socket.listener.on_frame(2, b"\x00")
         assert isinstance(await rig.failure(), BrokenError)
     (path,) = rig.disk.list("spot/sealed")
     assert depth(1, 2) in [frame for _, _, frame in segment.lines_in_order(rig.disk.read(path))]
+
+
+async def test_an_error_over_what_a_frame_means_ends_the_run_with_it_and_the_frame_is_kept(tmp_path):
+    async with Rig(tmp_path) as rig:
+
+        def broken(*_):
+            raise BrokenError("meaning")
+
+        rig.socket.listener.session._irregular = broken
+        rig.socket.hear(depth(1, 2))
+        rig.socket.hear(depth(3, 4))
+        assert isinstance(await rig.failure(), BrokenError)
+    (path,) = rig.disk.list("spot/sealed")
+    recorded = [frame for _, _, frame in segment.lines_in_order(rig.disk.read(path))]
+    assert [frame for frame in recorded if frame in (depth(1, 2), depth(3, 4))] == [depth(1, 2), depth(3, 4)]
 
 
 async def test_an_error_in_a_ping_callback_ends_the_run_too(tmp_path):
@@ -574,6 +590,7 @@ async def test_routine_notices_are_counted_always_and_logged_now_and_then(tmp_pa
     async with Rig(tmp_path) as rig:
         for _ in range(1500):
             rig.socket.hear(b"{}")
+        await rig.let(1)
         assert rig.collector.counts["frame_of_no_stream"] == 1500
         assert len(rig.journal.named("frame_of_no_stream")) == 2
 

@@ -192,6 +192,7 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
     from twintape.io.journal import BackgroundStream, json_journal
     from twintape.io.lag import watch_loop
     from twintape.io.store import open_store
+    from twintape.io.turns import take_turns
     from twintape.io.upload import upload_one
 
     if settings.metrics_port:  # it takes long to load, and nothing must wait for it that has begun
@@ -235,10 +236,8 @@ async def _record(settings: RecordSettings, *, acknowledge_fd: int | None, durat
             loop.add_signal_handler(number, collector.stop, signal.Signals(number).name)
         if duration_s is not None:
             loop.call_later(duration_s, collector.stop, "duration")
-        chrony = asyncio.create_task(watch_chrony(clock))
-        stack.callback(chrony.cancel)
-        lag = asyncio.create_task(watch_loop(clock, collector.loop_lag))
-        stack.callback(lag.cancel)
+        for watch in (watch_chrony(clock), watch_loop(clock, collector.loop_lag), take_turns(collector.line_count)):
+            stack.callback(asyncio.create_task(watch).cancel)
         if settings.metrics_port:
             await stack.enter_async_context(StatusServer(collector, settings.metrics_port, log_dropped=lambda: stream.dropped))
         if terminal is not None:
@@ -297,7 +296,7 @@ async def _live_line(collector: Collector, console: Console) -> None:
     before = 0
     with Live(console=console, transient=True, auto_refresh=False) as live:
         while True:
-            lines = sum(state.lines for state in collector.markets.values())
+            lines = collector.line_count()
             size = sum(state.size for state in collector.markets.values())
             spool = sum(known.used_bytes for known in collector.writer.status.values())
             open_count = sum(session.state is State.OPEN for session in collector.links)

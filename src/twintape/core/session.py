@@ -30,11 +30,12 @@ from twintape.core.budget import SECOND_NS, message_window
 from twintape.core.lifecycle import TRANSITIONS, Event, State
 from twintape.core.markets import RULES, Market
 from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory, is_witness
+from twintape.core.receipt import TEXT, Receipt
 from twintape.core.sequence import Join, is_new_epoch, join
 from twintape.core.silence import Lag, Pace
 from twintape.core.subscription import Subscription
 from twintape.core.tally import Tally, close_word
-from twintape.core.wire import bytes_line, depth_ids, event_time_us, is_shutdown_notice, recordable, suspect_line
+from twintape.core.wire import bytes_line, depth_ids, event_time_us, is_shutdown_notice, suspect_line
 
 __all__ = ["TRANSITIONS", "Event", "Session", "State"]
 
@@ -62,12 +63,10 @@ MISSING_MAX = 2
 NAMED_MAX = 20
 NAMED_BYTES_MAX = 500
 """A log line names at most so many streams, and quotes so much of an answer."""
-_TEXT = 1
-
 _NOTHING: tuple[Action, ...] = ()
 
 
-class Session:
+class Session(Receipt):
     """One websocket connection.
 
     The caller takes `lines` with `take_lines` *before* it performs the actions of a call: actions refer to everything said so far.
@@ -84,6 +83,8 @@ class Session:
 
     Attributes:
         frames: Data frames heard.
+        heard: Text frames not looked at yet: whoever reads the socket may append them, `(now_ns, payload)`, instead of calling `frame`,
+            and calls `look` soon.
         gaps: Holes in this connection's own ids, whoever else filled them.
         opened_ns: When it was opened.
         opened_wall_ns: The same as wall time.
@@ -103,6 +104,7 @@ class Session:
         pace: Pace | None = None,
         tally: Tally | None = None,
     ) -> None:
+        super().__init__(now_ns, wall_ns)
         self.market = market
         self.number = number
         self.state = State.DIALING
@@ -117,10 +119,7 @@ class Session:
         self.lag = Lag()
         self.tally = Tally() if tally is None else tally
         self.ended_by = ""
-        self.lines: list[tuple[int, bytes]] = []
-        self.size = 0
-        self._anchor_ns = wall_ns - now_ns
-        self._receive_ns = 0
+        self._due: list[Action] = []
         self._window = message_window(market)
         self._pong: bytes | None = None
         self._pong_at_ns = now_ns
@@ -190,11 +189,12 @@ class Session:
     def closed(self, code: int | None, reason: str) -> Sequence[Action]:
         """Take the end of the connection."""
         before = self._move(Event.CLOSED)
+        actions = self.look()
         self.ended_by = self.ended_by or close_word(code)
         self.tally.frames += self.frames
         self._listening(-1)
         self._end_suspicions()
-        return (Ended(self._stop_reason if before is State.CLOSING else reason, code),)
+        return (*actions, Ended(self._stop_reason if before is State.CLOSING else reason, code))
 
     def _listening(self, change: int) -> None:
         """Let the memories know how many open connections listen; one that was closed before it was open never counted."""
@@ -207,6 +207,7 @@ class Session:
 
     def change(self, added: Iterable[StreamMemory], removed: Sequence[str], now_ns: int) -> None:
         """Carry further streams, and some no longer; the messages go out when the connection is open and their budget allows."""
+        self.take_in()  # by the streams there were
         fresh = {memory.name: HeardStream(memory, now_ns) for memory in added}
         counted = bool(self._counted)
         if counted:
@@ -242,73 +243,67 @@ class Session:
 
     # --- what arrives ----------------------------------------------------------------------------------------------------------
 
-    def stamp(self, now_ns: int) -> int:
-        """Return the receive time of the next line: wall anchor plus monotonic clock, strictly increasing within a segment."""
-        receive_ns = self._anchor_ns + now_ns
-        if receive_ns <= self._receive_ns:
-            receive_ns = self._receive_ns + 1
-        self._receive_ns = receive_ns
-        return receive_ns
-
-    def append(self, receive_ns: int, line: bytes) -> None:
-        """Append a line under a time from `stamp`."""
-        self.lines.append((receive_ns, line))
-        self.size += len(line)
-
-    def record(self, line: bytes, now_ns: int) -> None:
-        """Append a line now."""
-        self.append(self.stamp(now_ns), line)
-
-    def take_lines(self) -> tuple[list[tuple[int, bytes]], int]:
-        """Return the lines since the last call, oldest first, and the sum of their sizes in bytes."""
-        lines, size = self.lines, self.size
-        self.lines, self.size = [], 0
-        return lines, size
-
     def frame(self, opcode: int, payload: bytes, now_ns: int) -> Sequence[Action]:
         """Take one data frame: record it, whatever it is, and see what it means."""
-        if opcode != _TEXT or not recordable(payload):
-            self._data(now_ns)
-            self.record(bytes_line(opcode, payload), now_ns)
-            return (Notice("frame_not_text", {"opcode": opcode, "size": len(payload)}),)
-        # The same as `record`, spelled out: this runs for every frame there is.
-        receive_ns = self._anchor_ns + now_ns
-        if receive_ns <= self._receive_ns:
-            receive_ns = self._receive_ns + 1
-        self._receive_ns = receive_ns
-        self.lines.append((receive_ns, payload))
-        self.size += len(payload)
-        # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
-        stream = self.streams.get(payload[11 : (name_end := payload.find(b'"', 11, 160))])
-        if stream is None:
-            return self._other(payload, now_ns)
-        self.frames += 1
-        self.last_data_ns = self._heard_ns = now_ns
-        whole = self._whole
-        whole.count += 1
-        whole.last_ns = now_ns
-        stream.count += 1
-        stream.last_ns = now_ns
-        memory = stream.memory
-        if stream.first_ns is None:
-            stream.first_ns = now_ns
-        if not memory.depth:
-            return _NOTHING
-        self._newest_depth = (receive_ns, payload)
-        ids = depth_ids(payload, self.market, name_end)
-        if ids is None:
-            return (Notice("depth_without_ids", {"stream": memory.name}),)
-        prev, final = ids
-        filled = memory.fill(prev, final) if memory.holes else 0
-        if prev != stream.update_id:
-            return (*self._filled(memory, filled), *self._irregular(stream, prev, final, now_ns))
-        stream.update_id = final
-        if memory.update_id is None or final > memory.update_id:
-            memory.update_id = final
-        return self._filled(memory, filled) if filled else _NOTHING
+        if opcode == TEXT:
+            self.heard.append((now_ns, payload))
+            return self.look()
+        self.record(bytes_line(opcode, payload), now_ns)
+        self._due += self._no_text(opcode, payload, now_ns)
+        return self.look()
 
-    def _filled(self, memory: StreamMemory, count: int) -> tuple[Action, ...]:
-        return (Notice("gap_filled", {"stream": memory.name}),) * count
+    def look(self) -> Sequence[Action]:
+        """Take in what is in `heard`, and return what is to be done: the same as if `frame` had taken each when it came."""
+        self.take_in()
+        if not self._due:
+            return _NOTHING
+        actions, self._due = self._due, []
+        return actions
+
+    def take_in(self) -> None:
+        """Make lines of all frames in `heard`, and see what they mean; what is to be done is left to the next `look`."""
+        heard, self.heard[:] = self.heard[:], ()
+        lines = self.add(heard)
+        # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
+        names = [payload[11 : payload.find(b'"', 11, 160)] for _, payload in lines]
+        market, due, data_count, data_ns = self.market, self._due, 0, self.last_data_ns
+        for stream, (now_ns, payload), line in zip(map(self.streams.get, names), heard, lines, strict=True):
+            if stream is None:
+                due += self._other(payload, now_ns) if line[1] is payload else self._no_text(TEXT, payload, now_ns)
+                continue
+            data_count += 1
+            data_ns = stream.last_ns = now_ns
+            stream.count += 1
+            if stream.first_ns is None:
+                stream.first_ns = now_ns
+            memory = stream.memory
+            if not memory.depth:
+                continue
+            self._newest_depth = line
+            ids = depth_ids(payload, market, 11)
+            if ids is None:
+                due.append(Notice("depth_without_ids", {"stream": memory.name}))
+            elif ids[0] != stream.update_id or memory.holes:
+                due += self._event(stream, *ids, now_ns)
+            else:
+                stream.update_id = final = ids[1]
+                if memory.update_id is None or final > memory.update_id:
+                    memory.update_id = final
+        self._data(data_count, data_ns)
+
+    def _no_text(self, opcode: int, payload: bytes, now_ns: int) -> tuple[Action, ...]:
+        self._data(1, now_ns)
+        return (Notice("frame_not_text", {"opcode": opcode, "size": len(payload)}),)
+
+    def _event(self, stream: HeardStream, prev: int, final: int, now_ns: int) -> Sequence[Action]:
+        """Take an event while ids are missing somewhere, or one that does not simply continue its line."""
+        memory = stream.memory
+        filled = (Notice("gap_filled", {"stream": memory.name}),) * memory.fill(prev, final)
+        if prev != stream.update_id:
+            return (*filled, *self._irregular(stream, prev, final, now_ns))
+        stream.update_id = final
+        memory.update_id = final if memory.update_id is None else max(memory.update_id, final)
+        return filled
 
     def _irregular(self, stream: HeardStream, prev: int, final: int, now_ns: int) -> Sequence[Action]:
         """Take an event that does not simply continue its line."""
@@ -354,11 +349,13 @@ class Session:
         memory.snapshot_asked = True
         return (FetchSnapshot(memory.symbol, reason, update_id),)
 
-    def _data(self, now_ns: int) -> None:
-        """Take note that something was heard that is no mere answer."""
-        self.frames += 1
-        self.last_data_ns = self._heard_ns = self._whole.last_ns = now_ns
-        self._whole.count += 1
+    def _data(self, count: int, now_ns: int) -> None:
+        """Take note that frames were heard that are no mere answers, the last of them now."""
+        self.frames += count
+        self._whole.count += count
+        self._whole.last_ns = max(self._whole.last_ns, now_ns)
+        self.last_data_ns = max(self.last_data_ns, now_ns)
+        self._heard_ns = max(self._heard_ns, now_ns)
 
     def _other(self, payload: bytes, now_ns: int) -> Sequence[Action]:
         """Take a frame of no stream we subscribed: an answer, a notice, or something nobody expects.
@@ -370,7 +367,7 @@ class Session:
             return (Notice("server_shutdown"), *self._replace("server shutdown"))
         answer = self.subscription.answer(payload, now_ns)
         if answer is None:
-            self._data(now_ns)
+            self._data(1, now_ns)
             return (Notice("frame_of_no_stream", {"start": payload[:80].decode(errors="replace")}),)
         if answer.refused:
             said = {"answer": payload[:NAMED_BYTES_MAX].decode(errors="replace")}
@@ -415,6 +412,7 @@ class Session:
 
     def resumed(self, now_ns: int) -> None:
         """Forgive the silence of a time in which we did not read the socket."""
+        self.take_in()
         self._check_ns = now_ns + CHECK_NS
         self.last_data_ns = self._heard_ns = now_ns
         self._pinged_ns = None
@@ -434,10 +432,10 @@ class Session:
 
     def tick(self, now_ns: int, wall_ns: int) -> Sequence[Action]:
         """Do what is due."""
-        actions: list[Action] = []
+        actions = [*self.look()]
         if self.state in (State.DIALING, State.ENDED):
             self._check_ns = now_ns + CHECK_NS
-            return _NOTHING
+            return actions
         actions += self._pump(now_ns)
         if now_ns < self._check_ns:
             return actions

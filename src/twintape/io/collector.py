@@ -201,7 +201,8 @@ class Collector:
     async def _save_what_was_heard(self, finished: asyncio.Future[None]) -> None:
         if not finished.done():
             for link in self.links.values():
-                link.flush()
+                if link.recording:
+                    link.save()
             await self.writer.end()
 
     async def _shut_down(self) -> None:
@@ -221,9 +222,7 @@ class Collector:
             if link.socket is not None:
                 link.socket.abort()
         await self._ship_the_rest()
-        self._journal.info(
-            "stopped", lines=sum(state.lines for state in self.markets.values()), not_uploaded=self.shipper.waiting
-        )
+        self._journal.info("stopped", lines=self.line_count(), not_uploaded=self.shipper.waiting)
 
     async def _ship_the_rest(self) -> None:
         until_ns = self.clock.monotonic_ns() + int(self.settings.stop_seconds * SECOND_NS)
@@ -356,6 +355,8 @@ class Collector:
             self._mind_the_queue()
             deadline_ns = now_ns + int(TICK_MAX_S * SECOND_NS)
             may_dial = self._may_dial()
+            for link in list(self.links.values()):
+                link.look()
             for shard in self.shards:
                 for order in shard.tick(now_ns, wall_ns, may_dial=may_dial):
                     self._obey(shard, order, now_ns)
@@ -399,7 +400,7 @@ class Collector:
             link.perform(session.tick(now_ns, wall_ns))
         if link.recording and now_ns - link.clock_ns >= CLOCK_LINE_NS:
             self._clock_line(link, now_ns, wall_ns)
-        if session.lines and not self.dirty:
+        if session.waiting and not self.dirty:
             self.mark_dirty()
 
     async def _dial(self, link: Link) -> None:
@@ -440,6 +441,10 @@ class Collector:
                 "disconnected", market=str(link.market), connection=session.number, reason=action.reason, code=action.code
             )
         link.shard.ended(session, self.clock.monotonic_ns())
+
+    def line_count(self) -> int:
+        """Return how many lines were handed to the writer so far."""
+        return sum(state.lines for state in self.markets.values())
 
     def heard(self, market: Market, count: int, size: int) -> None:
         """Take note of a batch of lines."""

@@ -18,6 +18,7 @@ from twintape.core.actions import (
     Replace,
     Send,
 )
+from twintape.core.receipt import TEXT, Receipt
 from twintape.core.session import Session
 from twintape.core.shard import Shard
 from twintape.io.ports import Socket
@@ -41,15 +42,17 @@ class Link:
         self.clock_ns = 0
         self._collector = collector
         self._monotonic_ns = collector.clock.monotonic_ns
+        self._heard = session.heard.append
 
     # SocketListener: what these raise would be swallowed by the library that calls them, hence the guard.
 
     def on_frame(self, opcode: int, payload: bytes) -> None:
-        """Take a data frame."""
+        """Take a data frame; what text means is seen when its line is handed over or the connection is looked after."""
         try:
-            actions = self.session.frame(opcode, payload, self._monotonic_ns())
-            if actions:
-                self.perform(actions)
+            if opcode == TEXT:
+                self._heard((self._monotonic_ns(), payload))
+            else:
+                self.perform(self.session.frame(opcode, payload, self._monotonic_ns()))
             if not self._collector.dirty:
                 self._collector.mark_dirty()
         except Exception as error:  # noqa: BLE001 - the outermost frame of a callback; the error ends the process
@@ -104,13 +107,26 @@ class Link:
         else:
             socket.abort()
 
+    def look(self) -> None:
+        """See what the frames so far mean."""
+        actions = self.session.look()
+        if actions:
+            self.perform(actions)
+
     def take(self) -> Batch | None:
         """Return the lines so far, for the writer, or None if there are none."""
+        self.look()
         lines, size = self.session.take_lines()
         if not lines:
             return None
         self._collector.heard(self.market, len(lines), size)
         return self.session.number, lines, size
+
+    def save(self) -> None:
+        """Hand the lines so far to the writer, whatever they mean: the collector is dying of an error."""
+        Receipt.take_in(self.session)
+        lines, size = self.session.take_lines()
+        self._collector.writer.write_all(self.market, [(self.session.number, lines, size)])
 
     def flush(self) -> None:
         """Hand the lines so far to the writer."""
