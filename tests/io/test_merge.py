@@ -426,6 +426,60 @@ def _chain(store: MemoryStore, market: Market) -> tuple[list[int], list[tuple[in
     return table.column("final_update_id").to_pylist(), gaps
 
 
+def pieces(lines: list[Any], *cuts: int, chain: str = "a", first: int = 0) -> list[Any]:
+    """Return lines of one connection of tokyo's as segments, cut at the given positions."""
+    found: list[Any] = []
+    for number, (begin, end) in enumerate(itertools.pairwise([0, *cuts, len(lines)])):
+        link = ChainLink(chain * 16, number, found[-1].sha256 if found else None, None if found else "new spool")
+        sequence = first + number + 1
+        sealed = seal(
+            lines[begin:end], collector="tokyo", market=Market.SPOT, run="a" * 32, connection=1, sequence=sequence, chain=link
+        )
+        found.append(sealed)
+    return found
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_lines_that_come_again_in_another_segment_were_heard_twice(tmp_path: Any, pruned: bool) -> None:
+    """As when a spool is put back from a copy: the first segments may be gone by then, and what they said must not be counted and dropped."""
+    lines = Recorder("tokyo", snapshots=(0, 100)).lines([Exchange("BTCUSDT")])
+    store = MemoryStore()
+    put(store, pieces(lines, 50, 150))
+    merge(store, tmp_path)
+    if pruned:
+        prune(store, **NO_GRACE)
+        assert not keys_of(store, "raw/")
+    put(store, pieces(lines[100:200], chain="b", first=50))
+    merge(store, tmp_path)
+    for proof in heads(store).values():
+        asyncio.run(verify_published(store, proof))
+    assert sum(depth_head(store).fates.duplicate.values()) > 30
+    prune(store, **NO_GRACE)
+    assert not keys_of(store, "raw/")
+
+
+@pytest.mark.parametrize("cuts", [(8, 45), (8, 20, 45)])
+def test_what_a_day_settled_before_its_midnight_moved_is_settled_once(tmp_path: Any, monkeypatch: Any, cuts: Any) -> None:
+    """The day before was merged when nothing behind it was known, and again later than this day, which had taken its evening meanwhile."""
+    monkeypatch.setattr("twintape.core.segment.BLOCK_TEXT_SIZE", 600)
+    lines = Recorder("tokyo", snapshots=(0, 100), tickers=False).lines([Exchange("BTCUSDT")])
+    evening, *late, rest = pieces(lines, *cuts)
+    store = MemoryStore()
+    put(store, [evening])
+    merge(store, tmp_path, [BEFORE])
+    put(store, [rest])
+    merge(store, tmp_path, [DAY])
+    put(store, late)
+    merge(store, tmp_path, [DAY])
+    assert depth_head(store).start.update_id == depth_head(store, BEFORE).end.update_id
+    merge(store, tmp_path, DAYS)
+    assert depth_head(store).generation == 3
+    for proof in heads(store).values():
+        asyncio.run(verify_published(store, proof))
+    prune(store, **NO_GRACE)
+    assert not keys_of(store, "raw/")
+
+
 def test_a_gap_closed_by_a_late_line_is_in_the_second_generation(tmp_path: Any) -> None:
     tokyo, paris, late = lines_of(Market.SPOT)
     store = MemoryStore()

@@ -292,7 +292,20 @@ def blocks_of(batch: Batch, symbol: str, stream: str) -> list[KeyedBlock]:
         else:
             edge = max(midnight + DAY_US, min(first for _, _, first, _ in times)) + BOUNDARY_MARGIN_US
             own += [(key, block) for key, block, first, _ in times if first <= edge or _is_less(block.first_prev_update_id, end)]
-    return own
+    return own + _inherited(batch, symbol, stream, own)
+
+
+def _inherited(batch: Batch, symbol: str, stream: str, taken: Sequence[KeyedBlock]) -> list[KeyedBlock]:
+    """Return the other blocks of segments that the generation before was made from: had the day's midnight been elsewhere, it settled frames of them.
+
+    They are read anew, so that those that are another day's by now are settled by that one alone.
+    """
+    head = batch.heads.get((symbol, stream, batch.date))
+    if head is None or not is_depth(stream):
+        return []
+    lineage = {source.key for source in head.proof.inputs}
+    known = {(key, block.offset) for key, block in taken}
+    return [(key, b) for key, b in batch.recorded(symbol, stream) if key in lineage and (key, b.offset) not in known]
 
 
 def _is_less(one: int | None, other: int | None) -> bool:

@@ -91,6 +91,7 @@ class DayTask:
         archived_witnesses: Stream → table → path of published witness streams whose raw segments are gone.
         archived_snapshots: Paths of published verbatim tables with REST snapshots of the symbol whose raw segments are gone.
         parent: Table → path of the outputs of the generation before, when raw segments of its lineage are not among the blocks; else empty.
+        inherited: Which of the raw segments are of its lineage.
         start_pin: The end of the day before.
         end_pin: The start of the day behind.
         opening: Path of the snapshot table of the day before, whose closing book opens this day, or None.
@@ -110,6 +111,7 @@ class DayTask:
     archived_witnesses: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     archived_snapshots: list[str] = field(default_factory=list)
     parent: dict[str, str] = field(default_factory=dict)
+    inherited: frozenset[int] = frozenset()
     start_pin: int | None = None
     end_pin: int | None = None
     opening: str | None = None
@@ -171,7 +173,8 @@ def _chunks(task: DayTask, disk: Reader) -> list[Chunk]:
     chunks = [_chunk(disk, ref) for ref in task.blocks]
     if task.parent:
         outputs = Outputs({table: disk.read(path) for table, path in task.parent.items()})
-        chunks = [*_remnants(expand(outputs, task.date), chunks), *chunks]
+        again = [chunk for chunk in chunks if chunk.source in task.inherited]
+        chunks = [*_remnants(expand(outputs, task.date), again), *chunks]
     return chunks
 
 
@@ -183,7 +186,10 @@ def _archived_witnesses(task: DayTask, disk: Reader) -> Iterator[tuple[int | Non
 
 
 def _remnants(parent: list[Chunk], raw: list[Chunk]) -> list[Chunk]:
-    """Return the lines of the generation before whose raw segments are gone: what is at hand is read anew, for the day's bounds may have moved."""
+    """Return the lines of the generation before whose raw segments are gone: what is at hand is read anew, for the day's bounds may have moved.
+
+    `raw` is of the segments it was made from: a line that another segment holds once more, such as a spool that was put back from a copy, was heard twice.
+    """
     lines = digest_lines(parent)
     gone, _ = missing_lines(lines, digest_lines(raw))
     places: dict[int, list[tuple[int, int]]] = {}

@@ -412,6 +412,9 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         created_ns=run.clock.wall_ns(),
         version=run.version,
     )
+    counted = sum(source.settled for source in proof.inputs)
+    if counted != verified.settled:
+        raise CorruptionError(f"the lineage settles {counted} frames, the outputs hold {verified.settled}")
     key = names.proof_key(batch.market, symbol, stream, batch.date, generation)
     try:
         await run.store.create(key, encode(proof))
@@ -430,6 +433,7 @@ async def _task(
     blocks = blocks_of(batch, symbol, stream)
     at_hand = {key for key, _ in blocks}
     lineage = [] if head is None else head.proof.inputs
+    known = {source.key for source in lineage}
     carried = [source for source in lineage if source.key not in at_hand]
     parent: dict[str, str] = {}
     if head is not None and carried:
@@ -468,6 +472,7 @@ async def _task(
         archived_witnesses=await _archived_witnesses(run, batch, symbol) if spliced else [],
         archived_snapshots=await _archived_snapshots(run, batch, symbol) if spliced else [],
         parent=parent,
+        inherited=frozenset(position for position, key in enumerate(keys) if key in known),
         start_pin=start_pin,
         end_pin=end_pin,
         opening=await _opening(run, before),
