@@ -9,14 +9,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from support.browser import needs_chromium, rendered
 from twintape.core import segment
-from twintape.core.gateway import Fault, FaultKind
+from twintape.core.gateway import FaultKind
 from twintape.core.markets import Market
 from twintape.core.synthetic import SyntheticConfig, SyntheticSource
 from twintape.core.wire import depth_ids, parse_control
@@ -25,6 +27,10 @@ from twintape.io.exchange import ExchangeConfig, SimulatedExchange, tape_source
 COMMAND = ("-m", "twintape", "record")
 START_NS = 1_760_000_000_000_000_000
 ROOT = Path(__file__).parents[2]
+WAIT_S = 60.0
+"""However busy the machine is, what is waited for happens within this time, or never."""
+LONG_S = 1200
+"""So many seconds of tape no test plays to the end at sixfold speed."""
 
 
 def write_tape(path, seconds=20, symbols=("btcusdt", "币安人生usdt")):
@@ -87,14 +93,14 @@ async def collector(directory, exchange, **options):
         sys.executable, *COMMAND, *arguments(directory, exchange, **options), stderr=asyncio.subprocess.PIPE
     )
     process.log = []
-    reading = asyncio.create_task(read_log(process))
+    process.reading = asyncio.create_task(read_log(process))
     try:
         yield process
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
-        await reading
+        await process.reading
 
 
 async def read_log(process):
@@ -107,13 +113,38 @@ async def read_log(process):
 
 async def stop(process, number=signal.SIGTERM):
     process.send_signal(number)
-    code = await asyncio.wait_for(process.wait(), 30)
-    await asyncio.sleep(0.05)
+    code = await asyncio.wait_for(process.wait(), WAIT_S)
+    await process.reading
     return code
 
 
 def events(process):
     return [entry["event"] for entry in process.log]
+
+
+def ends(process):
+    """Why connections have ended so far."""
+    return [entry["reason"] for entry in process.log if entry["event"] == "disconnected"]
+
+
+def written(directory, connections="[1-9]*"):
+    """What stands in active files now."""
+    return b"".join(path.read_bytes() for path in (directory / "spool").glob(f"*/active/*-{connections}-*.tape"))
+
+
+def assert_heard_from_the_first_on(recording, frames):
+    """Of every stream there is each frame up to the last that was heard."""
+    for stream, said in frames.items():
+        heard = set(recording.frames(stream))
+        assert heard == set(said[: len(heard)])
+        assert heard
+
+
+async def wait_until(condition, seconds=WAIT_S):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "did not happen"
+        await asyncio.sleep(0.02)
 
 
 def play(path, **options):
@@ -124,9 +155,8 @@ def play(path, **options):
 async def test_what_is_recorded_equals_the_tape_and_a_stop_seals_and_uploads(tmp_path):
     frames = write_tape(tmp_path / "tape")
     async with SimulatedExchange(play(tmp_path / "tape")) as exchange, collector(tmp_path, exchange) as process:
-        await asyncio.wait_for(exchange.wait_ended(), 30)
-        await wait_until(lambda: exchange.status()["gateways"][0]["snapshots"] >= 2, 30)
-        await asyncio.sleep(0.2)
+        await asyncio.wait_for(exchange.wait_ended(), WAIT_S)
+        await wait_until(lambda: written(tmp_path).count(b'"!twintape@snapshot"') >= 2)
         assert await stop(process) == 0
     recording = Recording(tmp_path)
     assert {stream: recording.frames(stream) for stream in frames} == frames
@@ -145,113 +175,102 @@ async def test_what_is_recorded_equals_the_tape_and_a_stop_seals_and_uploads(tmp
 
 
 async def test_a_cut_connection_comes_back_with_a_snapshot_and_the_same_streams(tmp_path):
-    frames = write_tape(tmp_path / "tape", seconds=30)
-    cut = Fault(FaultKind.FIN, 0, 0.4, 0.5)
-    async with (
-        SimulatedExchange(play(tmp_path / "tape", faults=[cut], speed=6)) as exchange,
-        collector(tmp_path, exchange) as process,
-    ):
-        await asyncio.wait_for(exchange.wait_ended(), 30)
-        await asyncio.sleep(0.3)
+    frames = write_tape(tmp_path / "tape", seconds=LONG_S)
+    depths = {"btcusdt@depth@100ms", "币安人生usdt@depth@100ms"}
+    snapshot = b'"!twintape@snapshot"'
+    async with SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange, collector(tmp_path, exchange) as process:
+        await wait_until(lambda: written(tmp_path).count(snapshot) >= 2)
+        exchange.inject(FaultKind.FIN, 0, 0.5)
+        await wait_until(lambda: written(tmp_path, "[2-9]*").count(snapshot) >= 2)
         assert await stop(process, signal.SIGINT) == 0
     recording = Recording(tmp_path)
     assert len(recording.connections()) == 2
     first, second = recording.controls("open")
     assert first["streams"] == second["streams"]
     assert [control["reason"] for control in recording.controls("close")] == ["end of TCP without a close frame", "SIGINT"]
-    stream = "btcusdt@depth@100ms"
-    heard = recording.frames(stream)
-    assert 0 < len(frames[stream]) - len(heard) < len(frames[stream]) * 0.4
-    assert [frame for frame in frames[stream] if frame in set(heard)] == heard
+    for stream in depths:
+        heard = recording.frames(stream)
+        assert heard == [frame for frame in frames[stream] if frame in set(heard)]
+        assert frames[stream].index(heard[-1]) >= len(heard)  # something was said while nobody listened
     gaps = [entry for entry in process.log if entry["event"] == "gap"]
-    assert {gap["stream"] for gap in gaps} == {stream, "币安人生usdt@depth@100ms"}
+    assert {gap["stream"] for gap in gaps} == depths
     assert all(gap["across_connections"] for gap in gaps)
-    by_connection = [(fields["symbol"], fields["request_time_ns"]) for fields in recording.controls("snapshot")]
-    assert sum(symbol == "BTCUSDT" for symbol, _ in by_connection) == 2
+    asked = Counter(fields["symbol"] for fields in recording.controls("snapshot"))
+    assert min(asked["BTCUSDT"], asked["币安人生USDT"]) >= 2
 
 
 async def test_rotation_opens_the_next_connection_before_it_closes_the_last_and_misses_nothing(tmp_path):
-    frames = write_tape(tmp_path / "tape", seconds=42)
+    frames = write_tape(tmp_path / "tape", seconds=LONG_S)
     (tmp_path / "config").write_text("rotate_hours = 0.0001\n")
     async with (
         SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange,
         collector(tmp_path, exchange, extra=["--config", str(tmp_path / "config")]) as process,
     ):
-        await asyncio.wait_for(exchange.wait_ended(), 30)
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: ends(process).count("replaced: age") >= 2)
         assert await stop(process) == 0
     recording = Recording(tmp_path)
     assert len(recording.connections()) >= 3
-    for stream, wanted in frames.items():
+    assert_heard_from_the_first_on(recording, frames)
+    for stream in frames:
         heard = recording.frames(stream)
-        assert set(heard) == set(wanted)
-        assert len(heard) > len(wanted)  # both were recorded while both were open
+        assert len(heard) > len(set(heard))  # both were recorded while both were open
     assert "gap" not in events(process)
     assert {control["reason"] for control in recording.controls("close")} == {"replaced: age", "SIGTERM"}
 
 
-async def test_a_shutdown_notice_is_recorded_and_answered_by_a_new_connection_at_once(tmp_path):
-    write_tape(tmp_path / "tape", seconds=45)
-    async with SimulatedExchange(play(tmp_path / "tape", speed=10)) as exchange, collector(tmp_path, exchange) as process:
-        await wait_until(lambda: exchange.position() > 0.1)
-        exchange.inject(FaultKind.SHUTDOWN, 0, 3.0)
-        await wait_until(lambda: exchange.status()["gateways"][0]["accepted"] >= 2, 3)
-        await wait_until(lambda: exchange.position() > 0.9)
+async def test_a_shutdown_notice_is_recorded_and_answered_by_a_new_connection_before_the_shutdown(tmp_path):
+    write_tape(tmp_path / "tape", seconds=LONG_S)
+    async with SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange, collector(tmp_path, exchange) as process:
+        await wait_until(lambda: b"depthUpdate" in written(tmp_path))
+        exchange.inject(FaultKind.SHUTDOWN, 0, WAIT_S)
+        await wait_until(lambda: ends(process))
         assert await stop(process) == 0
     recording = Recording(tmp_path)
     assert b'"e":"serverShutdown"' in recording.frames("!serverShutdown")[0]
     assert "server_shutdown" in events(process)
-    assert "replaced: server shutdown" in {control["reason"] for control in recording.controls("close")}
-    assert recording.frames("btcusdt@depth@100ms")[-1] != recording.frames("btcusdt@depth@100ms")[0]
+    assert "replaced: server shutdown" in [control["reason"] for control in recording.controls("close")]
 
 
 async def test_an_announced_shutdown_with_time_to_change_loses_nothing(tmp_path):
-    frames = write_tape(tmp_path / "tape", seconds=60)
+    frames = write_tape(tmp_path / "tape", seconds=LONG_S)
     async with SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange, collector(tmp_path, exchange) as process:
-        await wait_until(lambda: exchange.position() > 0.1)
-        exchange.inject(FaultKind.DRAIN, 0, 4.0)
-        await asyncio.wait_for(exchange.wait_ended(), 30)
-        await asyncio.sleep(0.3)
+        await wait_until(lambda: b"depthUpdate" in written(tmp_path))
+        exchange.inject(FaultKind.DRAIN, 0, WAIT_S)
+        await wait_until(lambda: ends(process))
         assert exchange.status()["gateways"][0]["accepted"] == 2
         assert await stop(process) == 0
     recording = Recording(tmp_path)
-    for stream, wanted in frames.items():
-        assert set(recording.frames(stream)) == set(wanted)
-    assert {control["reason"] for control in recording.controls("close")} >= {"replaced: server shutdown", "SIGTERM"}
+    assert_heard_from_the_first_on(recording, frames)
+    closes = [control["reason"] for control in recording.controls("close") if control["final"]]
+    assert sorted(closes) == ["SIGTERM", "replaced: server shutdown"]
     assert "gap" not in events(process)
 
 
 async def test_pings_are_answered_within_the_deadline(tmp_path):
     from twintape.io.exchange_gateway import KeepAlive
 
-    write_tape(tmp_path / "tape", seconds=60)
-    keep_alive = KeepAlive(ping_interval_s=0.3, pong_deadline_s=0.6)
+    write_tape(tmp_path / "tape", seconds=LONG_S)
+    deadline_s = 5.0
+    keep_alive = KeepAlive(ping_interval_s=0.3, pong_deadline_s=deadline_s)
     async with (
-        SimulatedExchange(play(tmp_path / "tape", keep_alive=keep_alive)) as exchange,
+        SimulatedExchange(play(tmp_path / "tape", keep_alive=keep_alive, speed=6)) as exchange,
         collector(tmp_path, exchange) as process,
     ):
-        await asyncio.wait_for(exchange.wait_ended(), 30)
+        await wait_until(lambda: exchange.status()["gateways"][0]["pings"] >= 1)
+        await asyncio.sleep(deadline_s + 1)  # whoever does not answer has been closed by then
         assert exchange.status()["gateways"][0]["pings"] >= 5
         assert await stop(process) == 0
     assert len(Recording(tmp_path).connections()) == 1
 
 
-async def wait_until(condition, seconds=20.0):
-    for _ in range(round(seconds / 0.02)):
-        if condition():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("did not happen")
-
-
 async def test_what_was_not_uploaded_goes_at_the_next_start(tmp_path):
-    frames = write_tape(tmp_path / "tape", seconds=40)
+    frames = write_tape(tmp_path / "tape", seconds=LONG_S)
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "raw").write_text("in the way: nothing can be put into the store")
-    async with SimulatedExchange(play(tmp_path / "tape")) as exchange:
-        (tmp_path / "stop.toml").write_text("stop_seconds = 0.5\n")
+    async with SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange:
+        (tmp_path / "stop.toml").write_text("stop_seconds = 3\n")
         async with collector(tmp_path, exchange, extra=["--config", str(tmp_path / "stop.toml")]) as process:
-            await wait_until(lambda: exchange.position() > 0.4)
+            await wait_until(lambda: b"depthUpdate" in written(tmp_path))
             assert await stop(process) == 0
         assert process.log[-1]["not_uploaded"] == 1
         assert "upload_failing" in events(process)
@@ -259,7 +278,7 @@ async def test_what_was_not_uploaded_goes_at_the_next_start(tmp_path):
         (tmp_path / "store" / "raw").unlink()
         async with collector(tmp_path, exchange) as process:
             await wait_until(lambda: (tmp_path / "store" / "raw").exists() and not list((tmp_path / "spool").rglob("*.tape.zst")))
-            await asyncio.wait_for(exchange.wait_ended(), 30)
+            await wait_until(lambda: b"depthUpdate" in written(tmp_path))
             assert await stop(process) == 0
     recording = Recording(tmp_path)
     assert [index.chain.number for index, _ in recording.objects] == [0, 1]
@@ -273,23 +292,23 @@ async def test_a_second_collector_on_the_same_spool_is_refused(tmp_path):
     async with SimulatedExchange(play(tmp_path / "tape")) as exchange, collector(tmp_path, exchange) as process:
         await wait_until(lambda: (tmp_path / "spool" / "spot" / "active").exists())
         async with collector(tmp_path, exchange) as other:
-            await asyncio.wait_for(other.wait(), 20)
+            await asyncio.wait_for(other.wait(), WAIT_S)
         assert other.returncode == 3
         assert "another process holds this spool" in "".join(entry.get("text", "") for entry in other.log)
         assert await stop(process) == 0
 
 
 async def test_status_and_metrics_are_served_on_loopback(tmp_path):
-    write_tape(tmp_path / "tape", seconds=60)
+    write_tape(tmp_path / "tape", seconds=LONG_S)
     port = free_port()
     async with (
-        SimulatedExchange(play(tmp_path / "tape")) as exchange,
-        collector(tmp_path, exchange, extra=["--metrics-port", str(port), "--duration", "2"]) as process,
+        SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange,
+        collector(tmp_path, exchange, extra=["--metrics-port", str(port), "--duration", str(WAIT_S)]) as process,
     ):
-        await wait_until(lambda: exchange.position() > 0.2)
+        await wait_until(lambda: b"depthUpdate" in written(tmp_path))
         status = json.loads(await asyncio.to_thread(fetch, port, "status"))
         metrics = await asyncio.to_thread(fetch, port, "metrics")
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await stop(process) == 0
     assert status["connections"][0]["state"] == "open"
     assert status["markets"]["spot"]["lines"] > 0
     assert 'twintape_lines_total{market="spot"}' in metrics
@@ -298,16 +317,15 @@ async def test_status_and_metrics_are_served_on_loopback(tmp_path):
 
 @needs_chromium
 async def test_the_page_shows_a_browser_what_is_going_on(tmp_path):
-    write_tape(tmp_path / "tape", seconds=60)
+    write_tape(tmp_path / "tape", seconds=LONG_S)
     port = free_port()
     async with (
-        SimulatedExchange(play(tmp_path / "tape")) as exchange,
-        collector(tmp_path, exchange, extra=["--metrics-port", str(port), "--duration", "30"]) as process,
+        SimulatedExchange(play(tmp_path / "tape", speed=6)) as exchange,
+        collector(tmp_path, exchange, extra=["--metrics-port", str(port)]) as process,
     ):
-        await wait_until(lambda: exchange.position() > 0.2)
+        await wait_until(lambda: b"depthUpdate" in written(tmp_path))
         page = await asyncio.to_thread(rendered, f"http://127.0.0.1:{port}/")
-        process.terminate()
-        assert await asyncio.wait_for(process.wait(), 20) == 0
+        assert await stop(process) == 0
     assert '<h1 id="name">tokyo</h1>' in page
     assert '<span id="verdict" class="good">recording</span>' in page
     assert re.search(r"<td>spot</td><td>[1-9]", page)
@@ -323,7 +341,7 @@ def free_port():
 
 
 def fetch(port, path):
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=WAIT_S) as answer:
         return answer.read().decode()
 
 
@@ -344,9 +362,9 @@ async def test_several_markets_are_recorded_by_one_process(tmp_path):
         process = await asyncio.create_subprocess_exec(
             sys.executable, *COMMAND, *words, "--config", str(tmp_path / "config.toml"), stderr=asyncio.subprocess.DEVNULL
         )
-        await asyncio.wait_for(exchange.wait_ended(), 30)
-        await asyncio.sleep(0.3)
-        assert await stop(process) == 0
+        await asyncio.wait_for(exchange.wait_ended(), WAIT_S)
+        process.terminate()
+        assert await asyncio.wait_for(process.wait(), WAIT_S) == 0
     recording = Recording(tmp_path)
     markets = [index.market for index, _ in recording.objects]
     assert sorted(markets) == [Market.SPOT] * 2 + [Market.USDM] * 2

@@ -51,6 +51,14 @@ async def test_a_busy_loop_rests_and_does_everything_else_in_between(rests):
     assert set(rests) == {turns.REST_S}
 
 
+async def test_on_a_machine_short_of_cpu_it_rests_no_more_than_once_between_two_judgements(rests, monkeypatch):
+    monkeypatch.setattr(turns, "LATE_S", -1.0)  # every rest is one that took too long
+    frames = Frames(turns.BUSY_PER_S)
+    async with taking_turns(frames):
+        await until(lambda: len(rests) > 3)
+    assert len(rests) <= frames.count // frames.step
+
+
 async def test_a_loop_that_is_not_busy_never_rests(rests):
     frames = Frames(int(turns.BUSY_PER_S * 0.02) - 1)
     async with taking_turns(frames):

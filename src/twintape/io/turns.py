@@ -17,21 +17,21 @@ REST_S = 0.0015
 """How long a busy loop rests between two looks at its sockets: what this may add to a receive time."""
 BUSY_PER_S = 5000
 """From so many frames a second on the loop is busy."""
+LATE_S = 0.01
+"""A rest that took so long shows that the machine is short of CPU: whoever rests then is the last to go on."""
 JUDGE_S = 0.5
-"""How often that is judged."""
+"""How often it is judged whether to rest."""
 
 
 async def take_turns(heard: Callable[[], int]) -> None:
     """Have the event loop rest while it is busy, for ever; `heard` returns how many frames have been heard so far."""
-    before = heard()
-    busy = False
+    before, busy = heard(), False
     while True:
-        if busy:
-            until_s = time.monotonic() + JUDGE_S
-            while time.monotonic() < until_s:
-                time.sleep(REST_S)  # noqa: ASYNC251 - that is the point: nothing else is to run in this thread
-                await asyncio.sleep(0)
-        else:
-            await asyncio.sleep(JUDGE_S)
+        until_s = time.monotonic() + JUDGE_S
+        while busy and (began_s := time.monotonic()) < until_s:
+            time.sleep(REST_S)  # noqa: ASYNC251 - that is the point: nothing else is to run in this thread
+            busy = time.monotonic() - began_s < LATE_S
+            await asyncio.sleep(0)
+        await asyncio.sleep(max(0.0, until_s - time.monotonic()))
         count = heard()
         busy, before = count - before >= BUSY_PER_S * JUDGE_S, count
