@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, copy_of, heads, keys_of, merge, prune, put
+from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, copy_of, heads, keys_of, merge, prune, put, time_us
 from twintape.core.manifest import digest
+from twintape.core.markets import Market
 from twintape.core.names import proof_key
+from twintape.core.segment import ChainLink, seal
 from twintape.independent.check import verify_market
 
 EXCHANGE = Exchange("BTCUSDT")
@@ -459,6 +461,21 @@ def test_bookTickers_that_contradict_the_book_cannot_be_kept_quiet():  # noqa: N
     forger.cell("book_ticker", "bid_quantity", 12, lambda quantity: quantity + 1)
     forger.sign()
     assert any("bookTickers contradict the book" in line for line in disagreements(store))
+
+
+def test_the_same_line_filed_under_two_dates_is_settled_by_each_of_them():
+    """A segment that begins with a bookTicker, which has no time on spot, files it by the event behind; one that heard the event before, by that."""
+    lines = Recorder("tokyo", snapshots=()).lines([EXCHANGE])
+    midnight = next(k for k, (time, _) in enumerate(lines) if time >= time_us(f"{DAY}T00:00:00") * 1000)
+    store, before = MemoryStore(), None
+    for number, part in enumerate((lines[: midnight + 20], lines[midnight - 1 : midnight + 20])):
+        link = ChainLink("a" * 16, number, before, None if number else "new spool")
+        sealed = seal(part, collector="tokyo", market=Market.SPOT, run="a" * 32, connection=1, sequence=number + 1, chain=link)
+        put(store, [sealed])
+        before = sealed.sha256
+    merge(store, scratch())
+    assert heads(store)["BTCUSDT", "bookTicker", DAY].inputs[1].owed == 0
+    assert disagreements(store, None) == []
 
 
 def test_an_accepted_generation_has_the_outputs_of_the_one_before_and_may_say_nothing_else_than_it():

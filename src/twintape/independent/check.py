@@ -356,7 +356,8 @@ class _Day:
             count = 0
             for date, time, frame in lines:
                 line = _digest(source["collector"], f"{match['run8']}-{match['connection']}", time, frame)
-                if left[line]:
+                # The same line in two segments may be filed under two dates: one without ids belongs to the date it is filed under.
+                if left[line] and (spliced or date == proof["date"]):
                     left[line] -= 1
                     count += 1
                 else:
