@@ -898,6 +898,36 @@ def test_a_gap_across_midnight_makes_the_day_before_partial_and_the_later_one_ga
     assert depth_head(store, DAYS[2]).status is Status.GAPPED
 
 
+@pytest.mark.parametrize("steps", [[DAY], DAYS], ids=["the day behind is not merged yet", "it is"])
+@pytest.mark.parametrize("pruned", [False, True])
+def test_what_a_late_line_says_of_the_end_of_a_day_is_of_that_day(tmp_path: Any, steps: list[str], pruned: bool) -> None:
+    """A day that ended at a gap has not ended at midnight: it is not complete without the events that were missed before."""
+    exchange = Exchange("BTCUSDT")
+    first = midnight_position(exchange, BEHIND)
+    store = MemoryStore()
+    put(store, Recorder("tokyo", lost={"BTCUSDT": {first - 3, first - 2, first - 1, first}}, snapshots=(0,)).seals([exchange]))
+    merge(store, tmp_path, steps)
+    assert depth_head(store).gap_behind
+    if pruned:
+        prune(store, **NO_GRACE)
+    put(store, Recorder("paris", snapshots=(0,)).seals([exchange]))
+    for _ in range(2):
+        merge(store, tmp_path)
+    calm = MemoryStore()
+    put(calm, Recorder("paris", snapshots=(0,)).seals([exchange]))
+    merge(calm, tmp_path)
+    for date in (DAY, BEHIND):
+        proof, expected = depth_head(store, date), depth_head(calm, date)
+        assert (proof.start.update_id, proof.end.update_id, proof.events) == (
+            expected.start.update_id,
+            expected.end.update_id,
+            expected.events,
+        )
+        assert proof.gaps == []
+    # Merged before the day behind it has closed its gap, the day still says that one follows its end.
+    assert depth_head(store).status is (Status.COMPLETE if steps == [DAY] else Status.PARTIAL)
+
+
 def test_a_day_whose_ids_restart_is_never_complete(tmp_path: Any) -> None:
     """What was missed while the exchange restarted leaves no trace in ids."""
     first = 1_772_352_000_000

@@ -443,14 +443,15 @@ async def _task(
     spliced = is_depth(stream)
     before, behind = pins(batch, symbol, stream) if spliced else (None, None)
     start_pin = None if before is None else before.proof.end.update_id
-    # A day that ended at an edge of recording did not end at midnight: the day behind began there for want of anything better.
-    loose = behind is None or behind.proof.open_start or (head is not None and head.proof.open_end)
+    # A day that ended at an edge of recording, or at a gap, need not have ended at midnight: the day behind began there for want of anything better.
+    open_end = head is not None and (head.proof.open_end or head.proof.gap_behind)
+    loose = behind is None or behind.proof.open_start or open_end
     end_pin = None if loose or behind is None else behind.proof.start.update_id
     if parent and spliced and head is not None:
         # The frames around midnight that showed where the day ends may be gone; what they showed is in the parent's proof.
         if start_pin is None and not head.proof.open_start:
             start_pin = head.proof.start.update_id
-        if end_pin is None and not head.proof.open_end:
+        if end_pin is None and not open_end:
             end_pin = head.proof.end.update_id
     witnesses = witness_blocks(batch, symbol, stream)
     task = DayTask(
