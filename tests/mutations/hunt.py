@@ -1,4 +1,4 @@
-"""Lets the hunters loose on mutants, each in a process of its own with one module patched as it is imported.
+"""Lets the hunters loose on mutants, each in a process of its own with a module or two patched as they are imported.
 
 uv run python tests/mutations/hunt.py                       # all of them: ten minutes of one core
 uv run python tests/mutations/hunt.py --seeds 30 --only "failed fsync"
@@ -20,9 +20,9 @@ CAUGHT = "caught"
 class _Loader(importlib.machinery.SourceFileLoader):
     """Loads a module from other text than its file's, past every cache of compiled code."""
 
-    def __init__(self, mutant):
-        super().__init__(mutant.module, str(mutant.path()))
-        self._source = mutant.source()
+    def __init__(self, name, path, source):
+        super().__init__(name, str(path))
+        self._source = source
 
     def get_code(self, fullname):
         return compile(self._source, self.path, "exec", dont_inherit=True)
@@ -30,12 +30,13 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, mutant):
-        self._mutant = mutant
+        self._sources = mutant.sources()
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname != self._mutant.module:
+        if fullname not in self._sources:
             return None
-        return importlib.machinery.ModuleSpec(fullname, _Loader(self._mutant), origin=str(self._mutant.path()))
+        file, source = self._sources[fullname]
+        return importlib.machinery.ModuleSpec(fullname, _Loader(fullname, file, source), origin=str(file))
 
 
 def by_power_loss(seed, mutant):

@@ -1,6 +1,6 @@
 """Deliberate mistakes in our own code, each the kind that a tired person makes, and where they are found out.
 
-A mutant is a patch of one source file. Its anchor must be there exactly once: one that no longer matches fails the tests, so that the list
+A mutant is a patch of one source file, or of two where one stands guard over the other. Its anchor must be there exactly once: one that no longer matches fails the tests, so that the list
 stays true. `hunt.py` runs the hunters.
 """
 
@@ -24,6 +24,7 @@ class Mutant:
         faults: What goes wrong in the simulations that hunt it; `power` alone: the power-loss test of the spool hunts it.
         seed: The first seed where it is found out.
         days: How many days the simulations have.
+        behind: Module, anchor and patch of a second mistake, which the first one is there to let through.
     """
 
     name: str
@@ -33,16 +34,19 @@ class Mutant:
     faults: str
     seed: int = 0
     days: int = 2
+    behind: tuple[str, str, str] | None = None
 
-    def path(self) -> Path:
-        return SOURCE / (self.module.replace(".", "/") + ".py")
-
-    def source(self) -> str:
-        """Return the patched source. Raises `ValueError` if the anchor is not there exactly once."""
-        text = self.path().read_text(encoding="utf-8")
-        if text.count(self.old) != 1:
-            raise ValueError(f"{self.name}: the anchor is in {self.path()} {text.count(self.old)} times: {self.old!r}")
-        return text.replace(self.old, self.new)
+    def sources(self) -> dict[str, tuple[Path, str]]:
+        """Return path and patched source of each module. Raises `ValueError` if an anchor is not there exactly once."""
+        patches = [(self.module, self.old, self.new), *([] if self.behind is None else [self.behind])]
+        found = {}
+        for module, old, new in patches:
+            path = SOURCE / (module.replace(".", "/") + ".py")
+            text = path.read_text(encoding="utf-8")
+            if text.count(old) != 1:
+                raise ValueError(f"{self.name}: the anchor is in {path} {text.count(old)} times: {old!r}")
+            found[module] = path, text.replace(old, new)
+        return found
 
 
 POWER = "power-loss test"
@@ -132,6 +136,13 @@ MUTANTS = [
         faults=POWER,
     ),
     Mutant(
+        "the tail of a torn segment is accepted",
+        "twintape.core.active",
+        "    texts.pop()  # what no newline ends is no line\n",
+        "",
+        faults=POWER,
+    ),
+    Mutant(
         "zeros that a lost sector leaves are text",
         "twintape.core.wire",
         "13 in payload or 0 in payload or not payload",
@@ -196,6 +207,47 @@ MUTANTS = [
         faults="blackout",
     ),
     Mutant(
+        "a day that lacks what could not be read is complete",
+        "twintape.core.manifest",
+        "    return Status.PARTIAL if partial_reasons else Status.COMPLETE\n",
+        "    return Status.COMPLETE\n",
+        faults="away,blackout,damage",
+    ),
+    Mutant(
+        "late raw data is dropped",
+        "twintape.io.batch",
+        '        return "there is new raw data"\n',
+        "        return None\n",
+        faults="away",
+    ),
+    Mutant(
+        "a stale event of the day before is applied again",
+        "twintape.columns.lines",
+        "    stop = max(begin, _stop(",
+        "    begin = max(begin - 1, 0)\n    stop = max(begin, _stop(",
+        faults="none",
+    ),
+    Mutant(
+        "conservation is not checked, and the copies of the other lines are thrown away",
+        "twintape.columns.verify",
+        "        if _outside(line, chunk, date, market, spans):\n",
+        "        if _outside(line, chunk, date, market, spans) or True:\n",
+        faults="none",
+        behind=(
+            "twintape.columns.merge",
+            "    rows = np.flatnonzero(fates.fate == Fate.DUPLICATE)\n",
+            "    rows = np.flatnonzero(fates.fate == Fate.DUPLICATE)[:0]\n",
+        ),
+    ),
+    Mutant(
+        "an ambiguous put is taken as done",
+        "twintape.io.store",
+        "    try:\n        found = await store.get(key)\n    except StoreError:\n        raise failure from None\n    if found != data:\n",
+        "    if type(failure) is StoreError:\n        return\n"
+        "    try:\n        found = await store.get(key)\n    except StoreError:\n        raise failure from None\n    if found != data:\n",
+        faults="store",
+    ),
+    Mutant(
         "short gaps are hidden",
         "twintape.columns.findings",
         "    for k in np.flatnonzero(day.flags & GAP_BEFORE).tolist():\n        row = int(chain[k])\n",
@@ -225,6 +277,21 @@ MUTANTS = [
         faults="workers",
         seed=2,
         days=3,
+    ),
+    Mutant(
+        "raw objects are deleted by age",
+        "twintape.io.prune",
+        "        if reason is None:\n            reason = await _shared_reason(",
+        "        if now_ns - raw.info.modified_ns > 12 * 3600 * 10**9:\n            reason = None\n"
+        "        elif reason is None:\n            reason = await _shared_reason(",
+        faults="none",
+    ),
+    Mutant(
+        "a proof is trusted whose outputs nobody has read again",
+        "twintape.io.prune",
+        "        try:\n            data = await store.get(output.key)\n        except NotFoundError:\n            return None\n        if digest(data) !=",
+        "        data = b''\n        size += output.size\n        continue\n        if digest(data) !=",
+        faults="rot",
     ),
     Mutant(
         "outputs are deleted whoever names them",

@@ -20,8 +20,9 @@ SHORT = [
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_a_mistake_still_has_its_place(mutant):
-    assert compile(mutant.source(), str(mutant.path()), "exec")
-    assert mutant.source() != mutant.path().read_text(encoding="utf-8")
+    for path, source in mutant.sources().values():
+        assert compile(source, str(path), "exec")
+        assert source != path.read_text(encoding="utf-8")
 
 
 def test_there_are_enough_of_them_and_each_has_its_own_name():

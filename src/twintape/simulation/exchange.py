@@ -79,6 +79,8 @@ class Exchange:
                 continue  # a change of a book is said with the next event, a few hundred milliseconds of the calendar later
             await self._world.sleep_until(happening.time_ns)
             self.truth.say(happening)
+            if not any(front.is_heard(happening.stream) for front in self.fronts):
+                self._world.counts["events said to nobody"] += 1
             for noted in unsaid:
                 self.venue.note(noted)
                 for front in self.fronts:
@@ -121,6 +123,10 @@ class Front:
         return self._rng.uniform(*LATENCY_S)
 
     # --- what the exchange says ------------------------------------------------------------------------------------------------
+
+    def is_heard(self, stream: str) -> bool:
+        """Return whether anybody listens to a stream."""
+        return any(connection.carries(stream) for connection in self.connections)
 
     def feed(self, happening: Happening) -> None:
         """Pass on what happened, as this front-end cuts it."""
@@ -218,9 +224,13 @@ class _Connection:
         self._waiting: list[Callable[[SocketListener], None]] = []
         self._keeper = asyncio.get_running_loop().create_task(self._ping())
 
+    def carries(self, stream: str) -> bool:
+        """Return whether the client gets what is said on a stream."""
+        return self.session.delivers(stream) and stream != self.muted and not self.stalled
+
     def publish(self, message: VenueMessage) -> None:
         """Send a message if the client wants it."""
-        if not self.session.delivers(message.stream) or message.stream == self.muted:
+        if not self.carries(message.stream):
             return
         payload = message.payload(combined=True)
         frame = payload if self._restamp is None else self._restamp(payload)

@@ -57,6 +57,8 @@ class Kind(StrEnum):
     """Objects are damaged on their way, in either direction."""
     AWAY = "away"
     """A collector's store is away, for minutes or for more than a day."""
+    ROT = "rot"
+    """A published output is not there, or not what it was, while a prune looks; later it is again."""
     WORKERS = "workers"
     """Mergers, pruners and readers are killed."""
 

@@ -173,7 +173,7 @@ class Machine:
 
     def _end(self, *, power: bool) -> None:
         if power:
-            self.volume.lose_power()
+            self._lose_power()
         else:
             if self._honest:  # a process that is killed loses nothing that it has written
                 for path, offset in self._written.items():
@@ -213,8 +213,12 @@ class Machine:
             return DiskFault(OSError(errno.EIO, "Input/output error"), self._errors.choice((0.0, 0.5, 1.0)))
         return None
 
-    def _after_crash(self) -> None:
+    def _lose_power(self) -> None:
         self.volume.lose_power()
+        self._written = {}  # what was only written is promised to survive a kill, not this
+
+    def _after_crash(self) -> None:
+        self._lose_power()
         self._hang_up()
         if self._running is not None:
             self._may_start.clear()

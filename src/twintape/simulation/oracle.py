@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import random
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -193,6 +195,20 @@ class Oracle:
             columns = [batch.column(name).to_pylist() for name in ("prev_update_id", "final_update_id", "flags")]
             rows += zip(*columns, strict=True)
         return rows
+
+    @contextmanager
+    def rotting(self, rng: random.Random) -> Iterator[str | None]:
+        """Have an output of some head be gone or damaged for as long as the block lasts; gives the proof's key, if there is a head."""
+        heads = [head for head in self._heads.values() if not any(output.key in self.store.away for output in head[1].outputs)]
+        if not heads:
+            yield None
+            return
+        key, proof = rng.choice(sorted(heads, key=lambda head: head[0]))
+        output = rng.choice(proof.outputs)
+        data = bytearray(self.store.content(output.key))
+        data[rng.randrange(len(data))] ^= 1
+        with self.store.rotten(output.key, None if rng.random() < 0.5 else bytes(data)):
+            yield key
 
     # --- at the end ------------------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from twintape.core import names
@@ -155,11 +157,16 @@ class _Simulation:
         mergers = [self._worker(Merger, f"merger-{number}", 1.0) for number in range(1, rng.choice((2, 3)))]
         pruners = [self._worker(Pruner, f"pruner-{number}", rng.choice((1.5, 8.0))) for number in range(1, rng.choice((2, 3)))]
         self.oracle.grace_ns = grace_ns = rng.choice((2, 8)) * HOUR_NS
+        for merger in mergers:
+            merger.is_there = self.oracle.store.__contains__
         for pruner in pruners:
             pruner.policy = PrunePolicy(grace_ns, 2 * grace_ns)
             pruner.dawdle_s = rng.choice((0.0, 12.0, 80.0))
+            if Kind.ROT in self.kinds:
+                pruner.rotting = partial(self.oracle.rotting, self.world.random(f"rot {pruner.name}"))
         readers = [Reader(self.world, "reader", self.calendar, DistantStore(self.world, self.oracle.store, rng), hour=5.0)]
         readers[0].patience_ns = grace_ns * 3 // 4
+        readers[0].rots = lambda: (self.oracle.store.rots, len(self.oracle.store.away))
         try:
             await self._trade([*mergers, *pruners, *readers])
             await self._rest(mergers[0], pruners[0])
@@ -214,6 +221,7 @@ class _Simulation:
             front.status = front.lag_ns = 0
         for machine in self.machines:
             machine.heal()
+        pruner.rotting = nullcontext
         for store in [*self.stores.values(), *self.damaging]:
             store.faults = Faults()
         await _until(asyncio.gather(*(machine.finish() for machine in self.machines)), self._lives)

@@ -7,7 +7,8 @@ sent it, or never hears of it.
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 from twintape.core.errors import AlreadyExistsError, NotFoundError
 from twintape.io.ports import ObjectInfo, Store
@@ -26,6 +27,10 @@ class WitnessedStore(MemoryStore):
         world: The trace; the store's clock is its calendar.
         on_create: Told key and bytes of every new object.
         on_delete: Told key and bytes of every object that goes.
+
+    Attributes:
+        away: Objects that are not there for a while, or not what they were.
+        rots: How often something has begun or ceased to be so.
     """
 
     def __init__(self, world: World, *, on_create: Callable[[str, bytes], None], on_delete: Callable[[str, bytes], None]) -> None:
@@ -33,18 +38,34 @@ class WitnessedStore(MemoryStore):
         self._world = world
         self._on_create = on_create
         self._on_delete = on_delete
+        self.away: dict[str, tuple[bytes, int]] = {}
+        self.rots = 0
 
     def __contains__(self, key: str) -> bool:
-        """Return whether there is such an object."""
-        return key in self._objects
+        """Return whether there is such an object, here or away."""
+        return key in self._objects or key in self.away
 
     def keys(self, prefix: str = "") -> list[str]:
         """Return the keys that start with `prefix`, sorted."""
         return sorted(key for key in self._objects if key.startswith(prefix))
 
     def content(self, key: str) -> bytes:
-        """Return an object's bytes. Raises `KeyError`."""
-        return self._objects[key][0]
+        """Return an object's bytes as they were put. Raises `KeyError`."""
+        return (self.away.get(key) or self._objects[key])[0]
+
+    @contextmanager
+    def rotten(self, key: str, data: bytes | None) -> Iterator[None]:
+        """Have an object's bytes be others for a while, or none."""
+        self._world.tell("store", f"{key} is {'gone' if data is None else 'damaged'} for a while", count="outputs rotten")
+        kept = self.away[key] = self._objects.pop(key)
+        if data is not None:
+            self._objects[key] = data, kept[1]
+        self.rots += 1
+        try:
+            yield
+        finally:
+            self._objects[key] = self.away.pop(key)
+            self.rots += 1
 
     async def create(self, key: str, data: bytes) -> None:
         """Put `data` under `key` unless an object is there."""
