@@ -1,26 +1,33 @@
-"""Compare lines of a made-up exchange: no false alarm among a million identical events, and the time beside that of a merge.
+"""Two questions about `twintape compare`: does it raise a false alarm, and does a comparison cost less than a merge?
 
     uv run python bench/compare.py [--events 1000000] [--lines 3]
+    uv run python bench/compare.py --day [--scale 1.0] [--recut] [--rounds 3]
 
-A market is made up once and repeated with ids and times moved on, so that the events are many and the making is short. Prints one JSON object;
-exit code 1 if identical lines differ in anything.
+The first compares lines that are identical: a market is made up once and repeated with ids and times moved on, so that the events are many and the making is
+short. Exit code 1 if identical lines differ in anything.
+
+The second compares and merges the three lines of a BTC-sized day (`generated_day.py`, kept in `--cache`) as the commands do it, each in a process of its own
+and in turn: CPU seconds of both, all in all, and peak memory. Exit code 1 if comparing took more.
+
+Both print one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import os
 import re
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from twintape.columns.expand import Outputs
 from twintape.columns.lines import Chunk
-from twintape.columns.merge import DayRequest, merge_depth_day
 from twintape.columns.report import compare_stream
-from twintape.columns.verify import verify_day
 from twintape.core.markets import Market
 from twintape.core.synthetic import SyntheticConfig, SyntheticSource
 from twintape.core.wire import decode_depth, is_depth, split_stream
@@ -66,50 +73,89 @@ def chunks_of(name: str, base: list[tuple[int, bytes]], events: int, root: Path)
     return chunks
 
 
-def merged(lines: list[tuple[str, list[Chunk]]]) -> float:
-    """CPU seconds of a merge and of the verification that belongs to it, without fetching and publishing."""
-    begin = time.process_time()
-    request = DayRequest(Market.SPOT, "BTCUSDT", "depth@100ms", time.strftime("%Y-%m-%d", time.gmtime(START_NS // 10**9)))
-    chunks = [chunk for _, own in lines for chunk in own]
-    day = merge_depth_day(request, chunks)
-    outputs = Outputs({table.name: table.data for table in day.tables})
-    verify_day(chunks, outputs, date=request.date, market=Market.SPOT, start_update_id=None, end_update_id=None)
-    return time.process_time() - begin
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--lines", type=int, default=2)
-    parser.add_argument("--merge", action="store_true", help="also merge the same lines")
-    arguments = parser.parse_args()
+def false_alarms(events: int, count: int) -> tuple[dict, bool]:
     base = base_frames()
     with tempfile.TemporaryDirectory() as scratch:
-        names = [f"line{number}" for number in range(arguments.lines)]
-        lines = [(name, chunks_of(name, base, arguments.events, Path(scratch))) for name in names]
+        names = [f"line{number}" for number in range(count)]
+        lines = [(name, chunks_of(name, base, events, Path(scratch))) for name in names]
         compare_stream("WARM", "depth", [(name, chunks[:1]) for name, chunks in lines], Market.SPOT)
         begin = time.process_time()
         report = compare_stream("BTCUSDT", "depth@100ms", lines, Market.SPOT)
         seconds = time.process_time() - begin
-        merge_seconds = None
-        if arguments.merge:
-            merged([(name, chunks[:1]) for name, chunks in lines])
-            merge_seconds = round(merged(lines), 1)
     alarms = {f"{pair.a}|{pair.b}": pair.findings for pair in report.pairs if pair.findings}
     rates = {f"{pair.a}|{pair.b}": {name: [r.count, r.of] for name, r in pair.levels.items()} for pair in report.pairs}
     windows = sum(pair.windows_a for pair in report.pairs)
-    print(
-        json.dumps(
-            {
-                "windows": windows,
-                "cpu_seconds": round(seconds, 1),
-                "merge_cpu_seconds": merge_seconds,
-                "rates": rates,
-                "false_alarms": alarms,
-            }
-        )
-    )
-    return 1 if alarms else 0
+    return {"windows": windows, "cpu_seconds": round(seconds, 1), "rates": rates, "false_alarms": alarms}, not alarms
+
+
+# --- a day ---------------------------------------------------------------------------------------------------------------------
+
+
+def job(store: str, date: str) -> None:
+    """Run `twintape compare` here and print what it cost."""
+    from twintape.cli import main
+
+    sys.argv = ["twintape", "compare", "--store", store, "--date", date, "--json"]
+    out, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code
+    text, sys.stdout = sys.stdout.getvalue(), out
+    found = {f"{total['a']}|{total['b']}": [total["findings"], total["windows"]] for total in json.loads(text)["totals"]}
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(json.dumps({"code": code, "cpu_s": sum(os.times()[:4]), "peak_mib": int(peak[1]) / 1024, "found": found}))
+
+
+def day(options: argparse.Namespace) -> tuple[dict, bool]:
+    from generated_day import DATE, generate
+    from merge_day import child, fresh_store
+
+    options.cache.mkdir(parents=True, exist_ok=True)
+    made = generate(options.cache, scale=options.scale, seed=1, recut=options.recut)
+    rounds = []
+    with tempfile.TemporaryDirectory(prefix="round-", dir=options.cache) as root:
+        for _ in range(options.rounds):
+            store = fresh_store(made.store, Path(root, "store"))
+            ran = subprocess.run([sys.executable, __file__, "--job", store, DATE], check=True, stdout=subprocess.PIPE, text=True)
+            rounds.append((json.loads(ran.stdout.splitlines()[-1]), child("--job", store, DATE)))
+
+    def middle(of: int, name: str) -> float:
+        return round(statistics.median(one[of][name] for one in rounds), 1)
+
+    ratio = round(statistics.median(compared["cpu_s"] / merged["cpu_s"] for compared, merged in rounds), 3)
+    found = {
+        "scale": options.scale,
+        "recut": options.recut,
+        "rounds": len(rounds),
+        "compare_cpu_s": middle(0, "cpu_s"),
+        "merge_cpu_s": middle(1, "cpu_s"),
+        "compare_over_merge": ratio,
+        "compare_peak_mib": middle(0, "peak_mib"),
+        "merge_peak_mib": middle(1, "peak_mib"),
+        "found": rounds[0][0]["found"],
+    }
+    return found, ratio < 1
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--lines", type=int, default=2)
+    parser.add_argument("--day", action="store_true")
+    parser.add_argument("--scale", type=float, default=1.0)
+    parser.add_argument("--recut", action="store_true")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "twintape" / "bench")
+    parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.job:
+        job(*options.job)
+        return 0
+    found, fine = day(options) if options.day else false_alarms(options.events, options.lines)
+    print(json.dumps(found, indent=1))
+    return 0 if fine else 1
 
 
 if __name__ == "__main__":

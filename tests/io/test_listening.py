@@ -81,10 +81,15 @@ async def listened(
     ],
 )
 async def test_what_a_gateway_does_is_named(tmp_path: Path, market: Market, partition: Partition, findings: list[str]) -> None:
-    other = GatewayOptions(partition=partition, partition_rate=0.1, seed=4)
+    other = GatewayOptions(partition=partition, partition_rate=0.1, seed=6)
     report, rows, _ = await listened(tmp_path, market, GatewayOptions(), other)
     assert report.totals[0].findings == findings
     assert report.totals[0].windows > 200
+    # One event in ten is wrong; or cut in two, or, as often, so that the next one is another as well.
+    injected = {Partition.CONFLICT: ("book", 0.1), Partition.SPLIT: ("windows_and_levels", 0.15)}
+    if partition in injected:
+        level, rate = injected[partition]
+        assert report.totals[0].levels[level].low < rate < report.totals[0].levels[level].high
     verdicts = {row.verdict for _, row in rows}
     expected = {
         Partition.IDENTICAL: {Verdict.SAME},
@@ -95,10 +100,13 @@ async def test_what_a_gateway_does_is_named(tmp_path: Path, market: Market, part
     assert report.mode == "live"
 
 
-async def test_each_connections_own_e_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("market", [Market.SPOT, Market.USDM])
+async def test_each_connections_own_e_is_named(tmp_path: Path, market: Market) -> None:
     stamped = [GatewayOptions(event_time_jitter_us=900, seed=seed) for seed in (1, 2)]
-    report, rows, _ = await listened(tmp_path, Market.SPOT, *stamped)
+    report, rows, _ = await listened(tmp_path, market, *stamped)
     assert report.totals[0].findings == ["restamped"]
+    # Of two that add up to 0.9 ms to a time somewhere in its millisecond, three in ten end in different ones.
+    assert report.totals[0].levels["bytes"].low < 0.3 < report.totals[0].levels["bytes"].high
     assert report.totals[0].levels["bytes_without_event_time"].count == 0
     assert {row.verdict for _, row in rows} == {Verdict.SAME, Verdict.EVENT_TIME}
 

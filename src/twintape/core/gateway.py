@@ -101,7 +101,7 @@ class GatewayOptions:
         port: TCP port, 0 for any.
         partition: How events are cut.
         partition_rate: How often `split` and `conflict` differ from the source, per event.
-        event_time_jitter_us: Spot events are stamped up to so much later, by connection; milliseconds change where they tick over.
+        event_time_jitter_us: Events are stamped up to so much later, by connection; milliseconds change where they tick over. Binance is known to do so on spot only.
         rest_lag_s: REST answers are so much behind, in the source's time.
         acknowledge_delay_s: Answers to SUBSCRIBE come so much behind the subscription.
         seed: Of everything random here.
@@ -150,7 +150,7 @@ def parse_gateway(text: str) -> GatewayOptions:
 
 
 class Restamp:
-    """Rewrites the times of spot frames for one connection.
+    """Rewrites the times of frames for one connection.
 
     Args:
         seed: Of the connection.

@@ -529,8 +529,8 @@ class Gateway:
         return websocket
 
     def _restamp_for(self, target: Target, number: int) -> Restamp | None:
-        microseconds = target.microseconds and self._restamps_spot
-        if target.market is not Market.SPOT or not (microseconds or self.options.event_time_jitter_us):
+        microseconds = target.market is Market.SPOT and target.microseconds and self._restamps_spot
+        if not (microseconds or self.options.event_time_jitter_us):
             return None
         seed = f"{self.options.seed}:{self.number}:{number}"
         return Restamp(seed, self.options.event_time_jitter_us, microseconds=microseconds)
