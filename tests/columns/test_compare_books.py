@@ -116,3 +116,23 @@ def test_levels_come_in_the_order_asked_for_whatever_chunk_they_are_in():
     read = read_levels(line, np.array([5, 0, 3, 0]), (0, 0), Market.SPOT)
     assert read.bid_price.tolist() == [6, 1, 4, 1]
     assert len(read_levels(line, np.zeros(0, np.int64), (0, 0), Market.SPOT)) == 0
+
+
+@pytest.mark.parametrize("top", [20.0, 40_000_000_000.0])
+def test_prices_far_apart_are_compared_like_any_others(top):
+    # Of the greater one, price and place together are beyond 64 bits.
+    def level(price, quantity):
+        return f'["{price:.8f}","{quantity}.0"]'.encode()
+
+    def said(quantity):
+        frames = [frame(n, n + 1, [(1, n)]) for n in range(3)]
+        tiny = [level(0.00000001, 2), level(top, quantity), level(3.00000002, 1)]
+        return [one.replace(b'"b":[', b'"b":[' + b",".join(tiny) + b",") for one in frames]
+
+    assert pair_of(said(1), [*said(1)[:2], said(2)[2]]).conflicts == 1
+    assert pair_of(said(1), [frame(0, 3, [(1, 2)]).replace(b'"b":[', b'"b":[' + level(0.00000001, 2) + b",")]).omitted_by_b == 6
+
+
+def test_windows_without_levels_are_the_same_book():
+    pair = pair_of([frame(0, 1), frame(1, 2)], [frame(0, 2)])
+    assert (pair.findings, pair.conflicts, pair.levels["book"].of) == (["shifted"], 0, 1)

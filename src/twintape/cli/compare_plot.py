@@ -18,6 +18,8 @@ __all__ = ["write_plot"]
 
 STREAMS_MAX = 6
 """Streams that are drawn, those that differ first."""
+VERDICTS_MAX = 10
+"""Pairs whose verdict stands above."""
 
 
 def write_plot(report: Report, path: Path) -> None:
@@ -30,10 +32,11 @@ def write_plot(report: Report, path: Path) -> None:
     from matplotlib.figure import Figure
 
     order = sorted(report.streams, key=lambda one: (not any(pair.findings for pair in one.pairs), one.symbol))[:STREAMS_MAX]
-    figure: Any = Figure(figsize=(13, 1.6 + 2.6 * max(len(order), 1)), layout="constrained")
+    verdicts = [f"{total.a} | {total.b}: {headline(total.findings)}" for total in report.totals[:VERDICTS_MAX]]
+    height = 0.6 + 0.2 * len(verdicts) + sum(1.6 + 0.35 * len(report.lines) for _ in order)
+    figure: Any = Figure(figsize=(13, height), layout="constrained")
     FigureCanvasAgg(figure)
-    verdicts = "; ".join(f"{total.a} | {total.b}: {headline(total.findings)}" for total in report.totals)
-    figure.suptitle(verdicts, fontsize=11)
+    figure.suptitle("\n".join(verdicts), fontsize=10, x=0.01, ha="left")
     if order:
         axes = figure.subplots(len(order), 3, squeeze=False, width_ratios=(2, 1, 1))
         for row, one in zip(axes, order, strict=True):
@@ -58,6 +61,7 @@ def _coverage(worth: Redundancy, axis: Any) -> None:
     from importlib import import_module
 
     dates: Any = import_module("matplotlib.dates")  # untyped
+    ticker: Any = import_module("matplotlib.ticker")
 
     def day(time_us: int) -> float:
         return float(dates.date2num(datetime.fromtimestamp(time_us / 1e6, UTC)))
@@ -71,7 +75,9 @@ def _coverage(worth: Redundancy, axis: Any) -> None:
         axis.broken_barh(holes, (place - 0.4, 0.8), facecolors="#c0262d")
     axis.set_yticks(range(len(worth.lines)), [line.name for line in worth.lines], fontsize=8)
     axis.invert_yaxis()
+    axis.set_xlim(start, max(stop, start + 1e-9))
     axis.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))
+    axis.xaxis.set_major_locator(ticker.MaxNLocator(6))
     axis.tick_params(axis="x", labelsize=7)
 
 
@@ -81,4 +87,6 @@ def _bars(distribution: Distribution, scale: float, axis: Any) -> None:
         axis.bar(edges[:-1], distribution.bins, width=edges[1] - edges[0], align="edge", color="#2b6cb0")
     else:
         axis.text(0.5, 0.5, "no difference", ha="center", va="center", fontsize=9, transform=axis.transAxes)
+        axis.set_xticks([])
+        axis.set_yticks([])
     axis.tick_params(labelsize=7)

@@ -24,7 +24,8 @@ _ROW = 26
 
 
 def _svg(height: float, parts: Sequence[str], label: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
+    inner = "".join(parts)
+    return f'<div class="pic"><svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label)}">{inner}</svg></div>'
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", kind: str = "") -> str:
@@ -128,6 +129,7 @@ def windows(example: Example, names: tuple[str, str], ids: tuple[list[tuple[int,
         parts.append(_text(LEFT - 8, y + 17, name, anchor="end"))
         if not own:
             parts.append(_box(LEFT, y, _PLOT, 24, "down", "nothing"))
+            parts.append(_text(LEFT + _PLOT / 2, y + 16, "nothing heard", anchor="middle", kind="on"))
         for prev, final in own:
             start, stop = (LEFT + _PLOT * (value - low) / span for value in (prev, final))
             parts.append(_box(start + 1, y, stop - start - 2, 24, "window", f"({prev}, {final}]"))

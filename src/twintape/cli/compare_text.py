@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
@@ -12,18 +13,36 @@ from rich.text import Text
 
 from twintape.columns.compare import LEVELS
 from twintape.columns.report import GRAVE, headline, meaning
+from twintape.core.errors import WireError
+from twintape.core.markets import Market
+from twintape.core.wire import decode_depth
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from twintape.columns.compare import Example, Pair
     from twintape.columns.redundancy import Redundancy
-    from twintape.columns.report import Report, Total
+    from twintape.columns.report import ClockBounds, Report, StreamReport, Total
     from twintape.columns.statistics import Rate
     from twintape.core.lineup import Lineup, Row
     from twintape.io.listening import ClientState
 
-__all__ = ["LEVEL_WORDS", "live_view", "print_report", "rate_text", "row_text", "span_text", "worth_text"]
+__all__ = [
+    "LEVEL_WORDS",
+    "clock_text",
+    "differences",
+    "example_words",
+    "level_differences",
+    "live_view",
+    "plural",
+    "print_report",
+    "rate_text",
+    "row_text",
+    "span_text",
+    "time_text",
+    "together_text",
+    "worth_text",
+]
 
 LEVEL_WORDS = {
     "bytes": "same bytes",
@@ -41,7 +60,10 @@ _VERDICT_STYLES = {
 _MARKS = {"same": "=", "E differs": "~", "cut differently": "≠", "CONTENT DIFFERS": "!", "missing": "·"}
 STREAMS_MAX = 20
 """Streams that are listed one by one."""
-EXAMPLE_CHARACTERS = 2000
+EXAMPLE_LINES = 3
+"""Lines of the terminal that a frame of an example may fill."""
+LEVELS_SHOWN = 4
+"""Differing levels of an example that are spelled out."""
 ESTIMATE_MIN_US = 3_600_000_000
 """From less than an hour nothing is said of days."""
 
@@ -81,12 +103,22 @@ def time_text(time_us: int | None) -> str:
     return "–" if time_us is None else datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
+def plural(count: int, word: str) -> str:
+    """Return a number of things.
+
+    >>> plural(1, "stream"), plural(1200, "hole")
+    ('1 stream', '1,200 holes')
+    """
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
+
+
 def print_report(report: Report, console: Console, *, examples: bool = True) -> None:
     """Print everything a person wants to know, the verdict first."""
     for total in report.totals:
         console.print(_verdict(total))
         console.print(_levels(total))
         _print_differences(report, total, console)
+    _print_clocks(report, console)
     for one in report.streams[:STREAMS_MAX]:
         if one.redundancy is not None:
             console.print(Text(f"\n{one.symbol} {one.stream}", style="bold"))
@@ -94,14 +126,13 @@ def print_report(report: Report, console: Console, *, examples: bool = True) -> 
             _print_worth(one.redundancy, console)
     if len(report.streams) > STREAMS_MAX:
         console.print(f"… and {len(report.streams) - STREAMS_MAX} more streams: see --json or --html")
-    _print_clocks(report, console)
     shown: set[str] = set()
     for one in report.streams if examples else []:
         for pair in one.pairs:
             for example in pair.examples:
                 if example.kind not in shown:
                     shown.add(example.kind)
-                    _print_example(f"{one.symbol} {one.stream}", pair, example, console)
+                    _print_example(f"{one.symbol} {one.stream}", pair, example, Market(report.market), console)
 
 
 def _verdict(total: Total) -> Panel:
@@ -110,7 +141,9 @@ def _verdict(total: Total) -> Panel:
     style = "bold white on red" if grave else "green" if calm else "yellow"
     lines = [Text(headline(total.findings), style="bold")]
     lines += [Text(f"also {meaning(name)}") for name in total.findings[1:]]
-    lines.append(Text(f"{total.windows:,} windows in {total.streams} streams", style="dim" if not grave else ""))
+    lines.append(
+        Text(f"{plural(total.windows, 'window')} in {plural(total.streams, 'stream')}", style="dim" if not grave else "")
+    )
     return Panel(Group(*lines), title=f"{total.a} | {total.b}", border_style=style, title_align="left")
 
 
@@ -125,42 +158,59 @@ def _levels(total: Total) -> Table:
     return table
 
 
-def _print_differences(report: Report, total: Total, console: Console) -> None:
+def differences(total: Total) -> list[str]:
+    """Return in words what differs beside the four levels."""
     facts = []
-    if total.cut_a:
-        facts.append(f"cut differently: {total.split:,} split, {total.merge:,} merged, {total.shift:,} shifted places")
+    if total.conflicts:
+        facts.append(f"CONFLICTS: at {plural(total.conflicts, 'common id')} a level has two quantities")
     if total.omitted_by_a or total.omitted_by_b:
         facts.append(f"levels left out: {total.omitted_by_a:,} by {total.a}, {total.omitted_by_b:,} by {total.b}")
-    if total.conflicts:
-        facts.append(f"CONFLICTS: at {total.conflicts:,} common ids a level has two quantities")
+    if total.cut_a:
+        facts.append(f"cut differently: {total.split:,} split, {total.merge:,} merged, {plural(total.shift, 'shifted place')}")
     if total.undecided:
-        facts.append(f"undecided: {total.undecided:,} places where a level's quantity is known to one line only")
+        facts.append(f"undecided: {plural(total.undecided, 'place')} where a level's quantity is known to one line only")
     if total.missing_in_a or total.missing_in_b:
-        facts.append(f"missing: {total.missing_in_a:,} windows in {total.a}, {total.missing_in_b:,} in {total.b}")
-    for fact in facts:
-        console.print("  " + fact, style="bold red" if fact.startswith("CONFLICT") else None)
+        facts.append(f"missing: {plural(total.missing_in_a, 'window')} in {total.a}, {total.missing_in_b:,} in {total.b}")
+    if total.first_a or total.first_b:
+        facts.append(f"heard first: {total.first_a:,} by {total.a}, {total.first_b:,} by {total.b}")
+    return facts
+
+
+def _print_differences(report: Report, total: Total, console: Console) -> None:
+    table = Table.grid(padding=(0, 1))
+    table.add_column(width=1)
+    table.add_column()
+    for fact in differences(total):
+        table.add_row("·", fact, style="bold red" if fact.startswith("CONFLICT") else None)
+    console.print(table)
     pairs = [(one, pair) for one in report.streams for pair in one.pairs if (pair.a, pair.b) == (total.a, total.b)]
-    for one, pair in pairs[:STREAMS_MAX]:
-        if not pair.windows_a:
-            continue
-        words = [f"  {one.symbol} {one.stream}:", ", ".join(pair.findings) or "identical"]
-        if pair.event_time.count:
-            middle = pair.event_time.percentiles
-            words.append(f"| E differs in {pair.event_time.count:,}, by {span_text(middle['50'] * 1e3)} (median)")
-        points = pair.arrival.difference_ns.percentiles
-        if points:
-            later = total.b if points["50"] > 0 else total.a
-            words.append(
-                f"| {later} hears {span_text(abs(points['50']))} later (median; 5–95 %: {span_text(points['5'])} to {span_text(points['95'])})"
-            )
-        console.print(" ".join(words))
-    if total.differing and len(pairs) > STREAMS_MAX:
-        console.print(f"  {len(total.differing)} streams differ: {', '.join(total.differing[:STREAMS_MAX])}")
+    met = [(one, pair) for one, pair in pairs if pair.windows_a]
+    if met:
+        console.print(_streams(met[:STREAMS_MAX]))
+    if total.differing and len(met) > STREAMS_MAX:
+        console.print(f"{len(total.differing)} streams differ: {', '.join(total.differing[:STREAMS_MAX])}")
+
+
+def _streams(met: Sequence[tuple[StreamReport, Pair]]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("stream", "differs", "E off by", "who is later", "5 – 95 %"):
+        table.add_column(name, no_wrap=name != "differs", overflow="fold")
+    for one, pair in met:
+        stamps, points = pair.event_time.percentiles, pair.arrival.difference_ns.percentiles
+        later = f"{pair.b if points['50'] > 0 else pair.a} by {span_text(abs(points['50']))}" if points else "–"
+        table.add_row(
+            f"{one.symbol} {one.stream}",
+            ", ".join(pair.findings) or "nothing",
+            span_text(stamps["50"] * 1e3) if stamps else "–",
+            later,
+            f"{span_text(points['5'])} to {span_text(points['95'])}" if points else "–",
+        )
+    return table
 
 
 def _health(redundancy: Redundancy) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("line", "windows", "repeats", "connections", "available", "holes", "time lost", "only it has"):
+    for name in ("line", "windows", "repeats", "sockets", "available", "holes", "time lost", "only it has"):
         table.add_column(name, justify="left" if name == "line" else "right")
     for line in redundancy.lines:
         table.add_row(
@@ -189,41 +239,85 @@ def worth_text(redundancy: Redundancy) -> str:
     return "gaps a day of an archive with " + ", ".join(worth)
 
 
-def _print_worth(redundancy: Redundancy, console: Console) -> None:
-    if len(redundancy.lines) < 2:
-        return
-    console.print(worth_text(redundancy))
-    if redundancy.joint:
-        console.print(f"{len(redundancy.joint)} holes that no line covers", style="red")
+def together_text(redundancy: Redundancy) -> list[str]:
+    """Return what all lines lack together, and whether they fail together."""
+    found = []
+    if len(redundancy.lines) > 1 and redundancy.joint:
+        found.append(f"{plural(len(redundancy.joint), 'hole')} that no line covers")
     for pair in redundancy.dependence:
         words = {
             "independent": "fail independently, as far as this shows",
             "together": "FAIL TOGETHER more often than chance explains",
             "too few": "have too few holes to say whether they fail together",
         }[pair.verdict]
-        console.print(f"{pair.a} and {pair.b} {words} ({pair.together} joint, {pair.expected:.2g} expected by chance)")
+        found.append(f"{pair.a} and {pair.b} {words} ({pair.together} together, {pair.expected:.2g} expected by chance)")
+    return found
+
+
+def _print_worth(redundancy: Redundancy, console: Console) -> None:
+    if len(redundancy.lines) < 2:
+        return
+    console.print(worth_text(redundancy))
+    for text in together_text(redundancy):
+        console.print(text, style="red" if "no line" in text else None)
+
+
+def clock_text(clock: ClockBounds | None) -> str:
+    """Return what is known of a clock."""
+    if clock is None or clock.error_ns_max is None:
+        return "not known"
+    offset = max(abs(clock.offset_ns_min or 0), abs(clock.offset_ns_max or 0))
+    return f"at most {span_text(offset)} off, known to ±{span_text(clock.error_ns_max)}"
 
 
 def _print_clocks(report: Report, console: Console) -> None:
-    for line in report.lines:
-        clock = line.clock
-        if clock is None or clock.error_ns_max is None:
-            console.print(f"clock of {line.name}: not known; its arrival times are only as good as its clock", style="dim")
-        else:
-            offset = max(abs(clock.offset_ns_min or 0), abs(clock.offset_ns_max or 0))
-            console.print(
-                f"clock of {line.name}: at most {span_text(offset)} off, known to ±{span_text(clock.error_ns_max)}", style="dim"
-            )
+    known = [f"{line.name}: {clock_text(line.clock)}" for line in report.lines]
+    console.print(f"\nwho is later (median) is only as certain as the clocks. {'; '.join(known)}", style="dim")
 
 
-def _print_example(where: str, pair: Pair, example: Example, console: Console) -> None:
-    console.print(f"\n{where}, {example.kind}: ids ({example.prev_update_id}, {example.final_update_id}]", style="bold")
+def level_differences(example: Example, market: Market) -> list[str]:
+    """Return the levels whose last quantity differs, in words; none where it is not the levels that differ."""
+    if example.kind not in ("conflict", "omitted"):
+        return []
+    last: tuple[dict[tuple[str, Decimal], str], dict[tuple[str, Decimal], str]] = ({}, {})
+    for own, frames in zip(last, (example.a, example.b), strict=True):
+        for _, text in frames:
+            try:
+                event = decode_depth(text.encode(), market)
+            except WireError:
+                return []
+            for side, levels in (("bid", event.bids), ("ask", event.asks)):
+                own.update({(side, Decimal(price)): quantity for price, quantity in levels})
+    found = []
+    for key in sorted({*last[0], *last[1]}):
+        a, b = last[0].get(key), last[1].get(key)
+        if a is None or b is None or Decimal(a) != Decimal(b):
+            found.append(f"{key[0]} {key[1]}: {a or 'not mentioned'} | {b or 'not mentioned'}")
+    return found
+
+
+def _print_example(where: str, pair: Pair, example: Example, market: Market, console: Console) -> None:
+    kind = example_words(example.kind, pair)
+    console.print(f"\n{where}, {kind}: ids ({example.prev_update_id}, {example.final_update_id}]", style="bold", highlight=False)
+    differing = level_differences(example, market)
+    for text in differing[:LEVELS_SHOWN]:
+        console.print(f"  {pair.a} | {pair.b}: {text}", style="red" if example.kind == "conflict" else None)
+    if len(differing) > LEVELS_SHOWN:
+        console.print(f"  and {plural(len(differing) - LEVELS_SHOWN, 'level')} more")
+    room = EXAMPLE_LINES * console.width - 60
     for name, frames in ((pair.a, example.a), (pair.b, example.b)):
         if not frames:
             console.print(f"  {name}  nothing", style="red")
         for time_ns, text in frames:
-            short = text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]}… ({len(text)} characters)"
+            short = text if len(text) <= room else f"{text[:room]}… ({len(text)} characters: --html or --json)"
             console.print(Text(f"  {name}  {time_ns}  {short}"), soft_wrap=True)
+
+
+def example_words(kind: str, pair: Pair) -> str:
+    """Return a kind of example in words."""
+    return {"missing_in_a": f"missing in {pair.a}", "missing_in_b": f"missing in {pair.b}", "event_time": "another E"}.get(
+        kind, kind
+    )
 
 
 # --- live ----------------------------------------------------------------------------------------------------------------------------

@@ -31,6 +31,9 @@ Placed = tuple[Heard, Ints, Ints]
 
 BLOCK_BYTES = 16 << 20
 """Text whose levels are in memory at a time, of each line."""
+_INT64_MAX = 2**63 - 1
+_DIGIT_BITS = 16
+_DIGIT = (1 << _DIGIT_BITS) - 1
 
 
 @dataclass(slots=True)
@@ -120,16 +123,36 @@ def _run(
             minus = np.full(len(known), -1, np.int64)
             parts.append((state.key[known], minus, np.full(len(known), who, np.int64), state.quantity[who][known], minus))
         key, region, who_of, quantity, window = (np.concatenate(column) for column in zip(*parts, strict=True))
-        order = np.lexsort((region, key))  # stable: within a region the entries of a line stay in the order of its windows
-        out = np.empty((3, len(np.unique(key))), np.int64)
-        _omissions(key[order], region[order], who_of[order], window[order], prev, final, reach, low, counts)
+        order = _order(key, np.maximum(region - low + 1, 0))
+        key, region, who_of = key[order], region[order], who_of[order]
+        out = np.empty((3, np.count_nonzero(key[1:] != key[:-1]) + 1), np.int64)
+        _omissions(key, region, who_of, window[order], prev, final, reach, low, counts)
         last = int(segment[high - 1])
-        kept = _walk(
-            key[order], region[order], who_of[order], quantity[order], segment, complete, state.segment, last, counts, out
-        )
+        kept = _walk(key, region, who_of, quantity[order], segment, complete, state.segment, last, counts, out)
         state.segment, state.key = last, out[0, :kept].copy()
         state.quantity = (out[1, :kept].copy(), out[2, :kept].copy())
     return counts
+
+
+def _order(key: Ints, place: Ints) -> Ints:
+    """Return positions by key, then place; entries of both alike stay in their order, which is that of a line's windows.
+
+    Prices are few multiples of a tick, and places are few: together they are numbers short enough to be sorted by their digits.
+    """
+    if not len(key):
+        return np.zeros(0, np.int64)
+    price = key >> 1
+    price -= price.min()
+    tick = price // max(int(np.gcd.reduce(price)), 1) * 2 + (key & 1)
+    span = int(place.max()) + 1
+    top = (int(tick.max()) + 1) * span
+    if top > _INT64_MAX:
+        return np.lexsort((place, key))
+    code = tick * span + place
+    order = np.argsort((code & _DIGIT).astype(np.uint16), kind="stable")
+    for shift in range(_DIGIT_BITS, top.bit_length(), _DIGIT_BITS):
+        order = order[np.argsort((code[order] >> shift & _DIGIT).astype(np.uint16), kind="stable")]
+    return order
 
 
 def _scale(lines: list[tuple[Heard, Ints, Ints]]) -> tuple[int, int]:
