@@ -4,6 +4,10 @@
 
 After each case the following nights must end in the archive of an undisturbed one, with nothing deleted that is not in it. The first case that does not
 stops the run.
+
+One thing may differ where late data meets a prune: the label of a day that is not spliced (`bookTicker` and the like), and only to the careful side, `partial`
+where all data at once gives `complete`. Ids say what a spliced day lacks, whenever it is asked. Of the others only the raw segments say when somebody listened;
+if some are gone by the time late ones come, the times they covered cannot be shown again, and what cannot be shown is not claimed. Its bytes are the same.
 """
 
 import argparse

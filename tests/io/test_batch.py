@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.store import DAYS, MemoryStore, heads, merge, prune, put, time_us
+from support.store import DAYS, MemoryStore, heads, keys_of, merge, prune, put, time_us
 from twintape.core.markets import Market
 from twintape.core.segment import ChainLink, Sealed, seal
 
@@ -182,3 +182,74 @@ def test_a_spool_that_began_before_and_an_import_lose_nothing(tmp_path: Any) -> 
     assert reasons(stored(early, segments("tokyo", WHOLE)), tmp_path) == []
     imported = segments("tokyo", WHOLE[2:], chain="c", reason="import")
     assert reasons(stored(segments("tokyo", WHOLE[:2]), imported), tmp_path) == []
+
+
+# --- a stream that hardly ever says anything --------------------------------------------------------------------------------------
+
+ORDERS = [
+    f"{BEFORE}T23:58:30",
+    *(f"{DAY}T{time}" for time in ("03:10:30", "11:45:30", "11:46:30", "19:00:30")),
+    f"{BEHIND}T00:03:30",
+]
+"""When somebody is liquidated."""
+
+
+def liquidation(at_us: int) -> bytes:
+    order = f'{{"s":"BTCUSDT","S":"SELL","o":"LIMIT","f":"IOC","q":"0.014","p":"9910","ap":"9910","X":"FILLED","l":"0.014","z":"0.014","T":{at_us // 1000}}}'
+    return f'{{"stream":"btcusdt@forceOrder","data":{{"e":"forceOrder","E":{at_us // 1000},"o":{order}}}}}'.encode()
+
+
+def lives(collector: str, spans: list[tuple[str, str]], orders: list[str]) -> list[Sealed]:
+    """Return a segment for each life of a collector: a frame a minute of a busy stream, and the liquidations it lived to hear."""
+    found: list[Sealed] = []
+    for number, (begin, end) in enumerate(spans):
+        heard = [time_us(at) for at in orders if begin <= at <= end]
+        lines = [ticker(at) for at in range(time_us(begin), time_us(end) + 1, MINUTE_US)]
+        lines = sorted([*lines, *((at * 1000, liquidation(at)) for at in heard)])
+        before = found[-1].sha256 if found else None
+        link = ChainLink(
+            id=collector.encode().hex()[:2] * 8, number=number, previous=before, reason=None if number else "new spool"
+        )
+        run = f"{number}" * 32
+        found.append(seal(lines, collector=collector, market=Market.USDM, run=run, connection=1, sequence=1, chain=link))
+    return found
+
+
+TOKYO = [(EARLY[0], f"{DAY}T11:40:00"), (f"{DAY}T11:50:00", f"{BEHIND}T00:10:00")]
+"""Down for ten minutes at noon, in which two of the day's four liquidations happen."""
+
+
+@pytest.mark.parametrize(
+    ("other", "rows", "reasons"),
+    [
+        ([(EARLY[0], f"{DAY}T06:00:00"), (f"{DAY}T07:00:00", f"{BEHIND}T00:10:00")], 4, []),
+        (
+            [(EARLY[0], f"{DAY}T11:35:00"), (f"{DAY}T11:49:00", f"{BEHIND}T00:10:00")],
+            2,
+            ["540 s of the date, first from 11:40:00"],
+        ),
+    ],
+)
+def test_a_handful_of_events_a_day_is_complete_if_somebody_listened_all_day_and_holds_no_raw_data_back(
+    tmp_path: Any, other: list[tuple[str, str]], rows: int, reasons: list[str]
+) -> None:
+    store = stored(lives("tokyo", TOKYO, ORDERS), lives("paris", other, ORDERS))
+    merge(store, tmp_path, market=Market.USDM)
+    proof = heads(store, Market.USDM)["BTCUSDT", "forceOrder", DAY]
+    assert [output.rows for output in proof.outputs if output.table == "force_order"] == [rows]
+    assert proof.status == ("partial" if reasons else "complete")
+    assert [reason.removeprefix("nobody recorded anything for ") for reason in proof.reasons] == reasons
+    prune(store, [Market.USDM], grace_h=-1)
+    assert keys_of(store, "raw/") == []
+    # And nothing is due again because of it.
+    assert not any(outcome.fresh for outcome in merge(store, tmp_path, market=Market.USDM))
+
+
+def test_a_day_on_which_such_a_stream_says_nothing_holds_no_raw_data_back(tmp_path: Any) -> None:
+    quiet = [at for at in ORDERS if not at.startswith(DAY)]
+    store = stored(lives("tokyo", TOKYO, quiet), lives("paris", TOKYO, quiet))
+    merge(store, tmp_path, market=Market.USDM)
+    days = [date for _, stream, date in heads(store, Market.USDM) if stream == "forceOrder"]
+    assert days == [BEFORE, BEHIND]
+    prune(store, [Market.USDM], grace_h=-1)
+    assert keys_of(store, "raw/") == []

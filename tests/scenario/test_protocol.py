@@ -2,7 +2,18 @@
 
 import pytest
 
-from support.protocol import PAIRS, cases, check_interleaving, check_merge, check_prune, merge_all, prune_all, requests_of, world
+from support.protocol import (
+    PAIRS,
+    agree,
+    cases,
+    check_interleaving,
+    check_merge,
+    check_prune,
+    merge_all,
+    prune_all,
+    requests_of,
+    world,
+)
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +43,19 @@ def test_runs_in_the_middle_of_one_another_are_harmless(small, first, other):
     inner, work = (small.raw, lambda store: merge_all(store, small.scratch)) if first == "merge" else (small.merged, prune_all)
     for at in range(1, len(requests_of(inner, work)) + 1, STRIDE * 4):
         check_interleaving(small, first, other, at)
+
+
+def test_of_two_archives_only_a_more_careful_label_of_a_day_that_is_not_spliced_may_differ():
+    def archive(depth, ticker, digest="a"):
+        return {
+            ("B", "depth@100ms", "d"): (depth, [("depth", "a")]),
+            ("B", "bookTicker", "d"): (ticker, [("book_ticker", digest)]),
+        }
+
+    wanted = archive("complete", "complete")
+    assert agree(wanted, wanted)
+    assert agree(archive("complete", "partial"), wanted)
+    assert not agree(wanted, archive("complete", "partial"))
+    assert not agree(archive("partial", "complete"), wanted)
+    assert not agree(archive("complete", "partial", "b"), wanted)
+    assert not agree({}, wanted)

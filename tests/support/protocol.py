@@ -199,7 +199,8 @@ def agree(found: Any, wanted: Any) -> bool:
     """Return whether two archives hold the same bytes and say the same of them.
 
     Late data of a stream whose ids cannot tell may meet a day of which half of the raw data is gone, and with it the times at which somebody listened. Such a
-    day stays what it was, partial, where it would be complete had all data come at once.
+    day stays what it was, partial, where it would be complete had all data come at once: a more cautious label is accepted for days that are not spliced,
+    a less cautious one never.
     """
     if found.keys() != wanted.keys() or any(found[day][1] != wanted[day][1] for day in found):
         return False
