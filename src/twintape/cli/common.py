@@ -26,9 +26,11 @@ __all__ = [
     "guarded",
     "markets_of",
     "merge_run",
+    "plural",
     "print_json",
     "progress",
     "run_async",
+    "span_text",
     "symbols_of",
     "table",
 ]
@@ -244,6 +246,27 @@ def size_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def span_text(nanoseconds: float) -> str:
+    """Return a length of time for people.
+
+    >>> span_text(-1_250_000), span_text(90e9), span_text(0)
+    ('-1.25 ms', '90 s', '0')
+    """
+    for unit, size in (("d", 86_400e9), ("h", 3600e9), ("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if abs(nanoseconds) >= (size * 2 if unit in "dh" else size):
+            return f"{nanoseconds / size:.3g} {unit}"
+    return f"{nanoseconds:.0f} ns" if nanoseconds else "0"
+
+
+def plural(count: int, word: str, many: str | None = None) -> str:
+    """Return a number of things.
+
+    >>> plural(1, "stream"), plural(1200, "hole"), plural(2, "switch", "switches")
+    ('1 stream', '1,200 holes', '2 switches')
+    """
+    return f"{count:,} {word if count == 1 else many or word + 's'}"
 
 
 def plain(document: Any) -> Mapping[str, Any]:

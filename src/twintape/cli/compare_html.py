@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
+from twintape.cli.common import plural, span_text
 from twintape.cli.compare_svg import histogram, hours, timeline, windows
 from twintape.cli.compare_text import (
     LEVEL_WORDS,
@@ -12,9 +13,7 @@ from twintape.cli.compare_text import (
     differences,
     example_words,
     level_differences,
-    plural,
     rate_text,
-    span_text,
     time_text,
     together_text,
     worth_text,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from twintape.cli.compare_text import span_text, time_text
+from twintape.cli.common import span_text
+from twintape.cli.compare_text import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from twintape.cli.common import plural, span_text
 from twintape.columns.compare import LEVELS
 from twintape.columns.report import GRAVE, headline, meaning
 from twintape.core.errors import WireError
@@ -34,11 +35,9 @@ __all__ = [
     "example_words",
     "level_differences",
     "live_view",
-    "plural",
     "print_report",
     "rate_text",
     "row_text",
-    "span_text",
     "time_text",
     "together_text",
     "worth_text",
@@ -86,30 +85,9 @@ def rate_text(rate: Rate) -> str:
     return f"{rate.count:,} of {rate.of:,} = {percent(rate.value)} ({percent(rate.low)} – {percent(rate.high)})"
 
 
-def span_text(nanoseconds: float) -> str:
-    """Return a length of time for people.
-
-    >>> span_text(-1_250_000), span_text(90e9), span_text(0)
-    ('-1.25 ms', '90 s', '0')
-    """
-    for unit, size in (("d", 86_400e9), ("h", 3600e9), ("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if abs(nanoseconds) >= (size * 2 if unit in "dh" else size):
-            return f"{nanoseconds / size:.3g} {unit}"
-    return f"{nanoseconds:.0f} ns" if nanoseconds else "0"
-
-
 def time_text(time_us: int | None) -> str:
     """Return a time (UTC) to the second."""
     return "–" if time_us is None else datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def plural(count: int, word: str) -> str:
-    """Return a number of things.
-
-    >>> plural(1, "stream"), plural(1200, "hole")
-    ('1 stream', '1,200 holes')
-    """
-    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def print_report(report: Report, console: Console, *, examples: bool = True) -> None:

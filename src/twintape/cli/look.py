@@ -95,6 +95,8 @@ def _ls_raw(url: str, market: str | None, *, json: bool) -> None:
     else:
         for key, size in rows:
             print(f"{size:>12}  {key}")
+        if not rows:
+            print("no raw segments: nothing was recorded, or all of it is pruned", file=sys.stderr)
 
 
 def _segment_bytes(segment: str, store: str) -> bytes:

@@ -19,10 +19,12 @@ from twintape.cli.common import (
     markets_of,
     merge_run,
     plain,
+    plural,
     print_json,
     progress,
     run_async,
     size_text,
+    span_text,
     symbols_of,
     table,
 )
@@ -31,7 +33,7 @@ from twintape.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from twintape.core.evidence import LineValue
+    from twintape.core.evidence import Distribution, LineValue
     from twintape.core.manifest import Proof
     from twintape.core.night_settings import NightlySettings
     from twintape.io.merge import DayOutcome
@@ -216,8 +218,16 @@ def verify(
         for finding in findings:
             for line in [finding["problem"] or "ok"] if not independent else finding["disagreements"] or [_ok(finding)]:
                 print(f"{finding['key']}: {line}")
+        print(_summary(findings))
     if any(finding["problem"] for finding in findings):
         raise SystemExit(FINDINGS)
+
+
+def _summary(findings: list[dict[str, Any]]) -> str:
+    wrong = sum(finding["problem"] is not None for finding in findings)
+    if not findings:
+        return "no published day to verify"
+    return f"{plural(len(findings), 'day')}: " + (f"{wrong:,} NOT as proven" if wrong else "all as proven")
 
 
 def _ok(finding: dict[str, Any]) -> str:
@@ -306,7 +316,12 @@ def print_proof(found: Proof) -> None:
     for reason in found.reasons:
         print(f"  {reason}")
     print(f"  ids       ({found.start.update_id}, {found.end.update_id}] in {found.events:,} events, {found.levels:,} levels")
-    print(f"  path      {len(found.switches)} line switches, {len(found.overlaps)} overlaps, {len(found.gaps)} gaps")
+    path = (
+        plural(len(found.switches), "line switch", "line switches"),
+        plural(len(found.overlaps), "overlap"),
+        plural(len(found.gaps), "gap"),
+    )
+    print(f"  path      {', '.join(path)}")
     for gap in found.gaps:
         print(f"  gap       ids {gap.after_update_id + 1}…{gap.next_prev_update_id}, {gap.gap_class}: {gap.reason}")
         for line in gap.lines:
@@ -337,14 +352,18 @@ def _print_worth(values: list[LineValue]) -> None:
     if not values:
         return
     print()
-    columns = ["without", "events lost", "ranges", "seconds", "heard", "first", "behind p50", "p99", "max", "after E p50", "p99"]
-    rows: list[list[object]] = []
-    for one in values:
-        behind = ["", "", ""] if one.behind_first is None else [one.behind_first.p50, one.behind_first.p99, one.behind_first.max]
-        after = ["", ""] if one.after_event is None else [one.after_event.p50, one.after_event.p99]
-        share = f"{100 * one.first / one.shared:.0f} %" if one.shared else ""
-        lost = [one.only_events, one.lost_ranges, f"{one.only_us / 1e6:.1f}"]
-        rows.append([one.collector, *lost, one.covered, share, *map(_milliseconds, [*behind, *after])])
+    columns = ["without", "events lost", "time lost", "first", "behind (p50, p99)", "after E (p50, p99)"]
+    rows: list[list[object]] = [
+        [
+            one.collector,
+            f"{one.only_events:,}",
+            span_text(one.only_us * 1e3),
+            f"{100 * one.first / one.shared:.0f} %" if one.shared else "",
+            _two(one.behind_first),
+            _two(one.after_event),
+        ]
+        for one in values
+    ]
     table(columns, rows, right=tuple(columns[1:]))
     for one in values:
         if one.same_recording_as is not None:
@@ -357,8 +376,8 @@ def _print_worth(values: list[LineValue]) -> None:
             print(f"  … and {one.lost_ranges - LOST_SHOWN_MAX} ranges more")
 
 
-def _milliseconds(value: object) -> str:
-    return f"{value / 1e6:.1f} ms" if isinstance(value, int) else ""
+def _two(of: Distribution | None) -> str:
+    return "" if of is None else f"{span_text(of.p50)}, {span_text(of.p99)}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:
