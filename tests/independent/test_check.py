@@ -293,6 +293,17 @@ LIES = {
     "a gap covered": (gap_covered, "first id"),
     "a gap called a restart": (restart_instead_of_gap, "behind id"),
     "a gap moved": (field(["gaps", 0, "after_update_id"], lambda after: after + 1), "gaps: "),
+    "a gap made shorter": (field(["gaps", 0, "from_event_time_us"], lambda time: time + 1), "times of the gaps"),
+    "a gap said to be the exchange's": (
+        lambda one: one.proof["gaps"][0].update(
+            {"class": "collector-side" if one.proof["gaps"][0]["class"] == "exchange-side" else "exchange-side"}
+        ),
+        "lines heard through it",
+    ),
+    "partial books nobody recorded": (
+        lambda one: one.proof.update(partial_books={"passed": 13_000, "failed": 0, "failures": []}),
+        "none are published",
+    ),
     "the status upgraded": (field(["status"], lambda _: "complete"), "status: "),
     "an event more": (field(["events"], lambda count: count + 1), "events: "),
     "a level more": (field(["levels"], lambda count: count + 1), "levels: "),

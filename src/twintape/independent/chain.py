@@ -29,6 +29,7 @@ class DepthDay:
     first_event_time_us: int | None = None
     last_event_time_us: int | None = None
     gaps: list[tuple[int, int]] = field(default_factory=list)
+    gap_times: list[tuple[int | None, int]] = field(default_factory=list)
     overlaps: list[tuple[int, int, int, str]] = field(default_factory=list)
     switches: list[tuple[int, str, str]] = field(default_factory=list)
     epochs: list[tuple[int, int]] = field(default_factory=list)
@@ -148,6 +149,7 @@ def _join(day: DepthDay, row: Row, before: Row | None, at: int | None, place: in
     if gap:
         assert at is not None
         day.gaps.append((at, prev))
+        day.gap_times.append((None if before is None else before["event_time"], time))
     if overlap:
         assert at is not None
         day.overlaps.append((at, prev, final, collector))

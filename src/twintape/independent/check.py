@@ -5,6 +5,7 @@ Source: docs/format.md, sections 3 to 8.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ __all__ = ["Verdict", "verify_market"]
 
 GENERATIONS_MAX = 9999
 PARTIAL_TABLE = "partial_depth"
+PARTIAL_STREAM = re.compile(r"depth(5|10|20)(@\d+ms)?")
 CARRIED = ("update_id", "sha256", "known_low", "known_high")
 """What an opening book has from the closing book of the day before."""
 SIGNED = {"generation", "write_id", "parent", "acceptance", "created_ns", "version", "sha256"}
@@ -182,6 +184,8 @@ class _Day:
         check_evidence(proof, findings, spliced=depth)
         self.result.rows = sum(output["rows"] for output in proof["outputs"])
         await self._conservation(spliced=depth)
+        if depth and not self.result.raw_segments:
+            self._witnesses()
 
     # --- objects ---------------------------------------------------------------------------------------------------------------
 
@@ -268,6 +272,19 @@ class _Day:
                 data = await fetch(self.store, output["key"])
                 return None if data is None or sha256(data) != output["sha256"] else rows_of(data)
         return None
+
+    def _witnesses(self) -> None:
+        """What a book was compared with is published itself; only raw segments that no merge has settled yet could hold it instead."""
+        symbol, _, date = self.name
+        dates = [_neighbour(date, days) for days in (-1, 0, 1)]
+        published = {stream for name, stream, day in self.heads if name == symbol and day in dates}
+        for claim, found in (
+            ("tickers", "bookTicker" in published),
+            ("partial_books", any(PARTIAL_STREAM.fullmatch(stream) for stream in published)),
+        ):
+            counts = [count for count in (self.proof.get(claim) or {}).values() if isinstance(count, int)]
+            if sum(counts) and not found:
+                self.findings.add(f"{claim}: the proof compared {sum(counts)} with the book, and none are published")
 
     def _neighbours(self) -> None:
         """A day begins where the one before ends, with its closing book."""

@@ -15,6 +15,9 @@ from twintape.independent.objects import Findings, Row, rows_of
 
 __all__ = ["check_claims", "check_depth", "check_evidence", "check_messages", "check_status"]
 
+HEARD_THROUGH = "heard through"
+"""The record of a line one connection of which delivered both the event before a gap and the one behind it."""
+
 
 def check_claims(proof: Row, findings: Findings) -> None:
     """Compare what a proof says in several places with itself."""
@@ -42,6 +45,15 @@ def check_depth(proof: Row, day: DepthDay, tables: dict[str, bytes], findings: F
         findings.equal(name, proof[name], getattr(day, name))
     pairs = [(gap["after_update_id"], gap["next_prev_update_id"]) for gap in proof["gaps"]]
     findings.equal("gaps", pairs, day.gaps)
+    times = [(gap["from_event_time_us"], gap["to_event_time_us"]) for gap in proof["gaps"]]
+    findings.equal("times of the gaps", times, day.gap_times)
+    for gap in proof["gaps"]:
+        lines = gap.get("lines", [])  # older proofs name none
+        through = {
+            (line["from_receive_time_ns"], line["to_receive_time_ns"]) for line in lines if line["record"] == HEARD_THROUGH
+        }
+        if lines and (gap["class"] == "exchange-side") != (len(through) > 1):
+            findings.add(f"gap behind {gap['after_update_id']}: {gap['class']}, and {len(through)} lines heard through it")
     fields = {
         "overlaps": ("at", "prev_update_id", "final_update_id", "collector"),
         "switches": ("at", "from", "to"),
