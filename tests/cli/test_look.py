@@ -173,4 +173,4 @@ def test_a_proof_says_what_each_line_was_worth(store):
         for words in map(str.split, shown.splitlines()[shown.splitlines().index("") + 1 :])
         if words[:1] == ["beta"] and words[1] == "4"
     )
-    assert line[1:4] == ["4", "5", "µs"]
+    assert line[1:4] == ["4", "5", "ms"]
