@@ -177,6 +177,7 @@ def _night(directory: Path) -> None:
     for date in DATES:
         _run(directory, "merge", "--date", date)
     _say("the proof of the whole day: tokyo missed hours, paris missed others, nothing is missing")
+    print("(the day is made up and played in fast motion: its event times are far from the times of receipt)", flush=True)
     for symbol in SYMBOLS:
         _run(directory, "proof", "--symbol", symbol, "--date", DATES[1])
     _say("only now may raw data go (a real night waits 72 hours)")
