@@ -58,6 +58,7 @@ def test_the_columns_say_what_each_line_says_alone(lines, market):
     assert [columns.names[position] for position in columns.positions] == streams
     assert columns.names == list(dict.fromkeys(streams))  # in order of first appearance
     assert (columns.receive_times_ns, columns.event_times_us) == (times, event_times)
+    assert columns.sizes == [len(b"%d %b\n" % line) for line in lines]
     assert columns.prev_ids == [None if pair is None else pair[0] for pair in ids]
     assert columns.final_ids == [None if pair is None else pair[1] for pair in ids]
     for position, pair, time in zip(columns.positions, ids, event_times, strict=True):
@@ -65,7 +66,7 @@ def test_the_columns_say_what_each_line_says_alone(lines, market):
 
 
 def test_nothing_has_no_columns():
-    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [])
+    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [], [])
 
 
 @pytest.mark.parametrize("market", list(Market))

@@ -231,7 +231,9 @@ def _block(
     *,
     offset: int,
     day: int,
-    receive_times_ns: Sequence[int],
+    count: int,
+    first_receive_time_ns: int,
+    last_receive_time_ns: int,
     event_times: Sequence[int | None],
     prev_ids: Sequence[int | None],
     final_ids: Sequence[int | None],
@@ -244,9 +246,9 @@ def _block(
         size=len(compressed),
         sha256=hashlib.sha256(compressed).hexdigest(),
         text_size=text_size,
-        count=len(receive_times_ns),
-        first_receive_time_ns=receive_times_ns[0],
-        last_receive_time_ns=receive_times_ns[-1],
+        count=count,
+        first_receive_time_ns=first_receive_time_ns,
+        last_receive_time_ns=last_receive_time_ns,
         event_time_us_min=min(times) if times else None,
         event_time_us_max=max(times) if times else None,
         first_prev_update_id=prevs[0] if prevs else None,
@@ -316,7 +318,6 @@ def _seal_texts(
     open_event_time_us, streams = _open_fields(texts[0].partition(b" ")[2] if texts else b"")
     columns = scan(texts, market, depth_streams_of(streams) if depth_streams is None else depth_streams, snapshot_symbol)
     receive_times = columns.receive_times_ns
-    sizes = [len(text) + 1 for text in texts]
     believed = believed_times_us(columns.event_times_us, receive_times, open_event_time_us)
     doubtful = believed != columns.event_times_us
     days, greatest_us = _days(believed, receive_times, open_event_time_us)
@@ -328,7 +329,7 @@ def _seal_texts(
     stream_indexes = []
     for name, own, mixed in zip(columns.names, members, columns.mixed, strict=True):
         blocks: list[Block] = []
-        for chunk in chunks(own, sizes, days, BLOCK_TEXT_SIZE):
+        for chunk in chunks(own, columns.sizes, days, BLOCK_TEXT_SIZE):
             text = b"\n".join([texts[number] for number in chunk]) + b"\n"
             compressed = zstd.compress(text, options=_COMPRESSION)
             blocks.append(
@@ -337,7 +338,9 @@ def _seal_texts(
                     len(text),
                     offset=offset,
                     day=days[chunk[0]],
-                    receive_times_ns=[receive_times[number] for number in chunk],
+                    count=len(chunk),
+                    first_receive_time_ns=receive_times[chunk[0]],
+                    last_receive_time_ns=receive_times[chunk[-1]],
                     event_times=[believed[number] for number in chunk],
                     prev_ids=[columns.prev_ids[number] for number in chunk],
                     final_ids=[columns.final_ids[number] for number in chunk],
@@ -361,7 +364,7 @@ def _seal_texts(
         hour=greatest_us // _HOUR_US % 24,
         count=len(texts),
         unchecked_count=unchecked_count,
-        text_size=sum(sizes),
+        text_size=sum(columns.sizes),
         first_receive_time_ns=receive_times[0] if texts else 0,
         last_receive_time_ns=receive_times[-1] if texts else 0,
         event_time_us_min=least_event,
@@ -581,7 +584,9 @@ def verify_segment(data: bytes) -> Index:
                 block.text_size,
                 offset=block.offset,
                 day=exchange_times[chunk[0]] // _DAY_US,
-                receive_times_ns=[receive_times[number] for number in chunk],
+                count=len(chunk),
+                first_receive_time_ns=receive_times[chunk[0]],
+                last_receive_time_ns=receive_times[chunk[-1]],
                 event_times=[event_times[number] for number in chunk],
                 prev_ids=[ids and ids[0] for ids in found_ids],
                 final_ids=[ids and ids[1] for ids in found_ids],
