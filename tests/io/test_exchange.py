@@ -23,6 +23,8 @@ from twintape.io.exchange import MAX_SPEED, ExchangeConfig, KeepAlive, Simulated
 
 CORPUS = Path(__file__).resolve().parents[2].parent / "shared" / "corpus"
 STREAM = "btcusdt@depth@100ms"
+WAIT_S = 60.0
+"""However busy the machine is, what is waited for happens within this time, or never."""
 START_NS = 1_700_000_000_000_000_000
 
 
@@ -66,7 +68,7 @@ async def receive(websocket, count=None):
     """Return `count` text payloads, or all until the connection ends."""
     payloads = []
     while count is None or len(payloads) < count:
-        message = await websocket.receive(timeout=10)
+        message = await websocket.receive(timeout=WAIT_S)
         if message.type is not aiohttp.WSMsgType.TEXT:
             assert count is None, message
             break
@@ -80,7 +82,7 @@ async def ask(client, exchange, symbol="BTCUSDT", limit=1000, market=Market.SPOT
 
 
 async def until(condition):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + WAIT_S
     while not condition():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -117,14 +119,11 @@ async def test_two_gateways_say_the_same_at_the_same_time():
 
 
 async def test_the_tape_is_played_at_its_own_pace_times_speed():
-    async with (
-        serve(tape(20, step_ns=20_000_000), speed=2.0) as (exchange, client),
-        client.ws_connect(url(exchange, STREAM)) as websocket,
-    ):
-        await receive(websocket, 1)
+    async with serve(tape(20, step_ns=20_000_000), speed=2.0) as (exchange, client):
         started = time.monotonic()
-        await receive(websocket, 19)
-        assert 0.17 < time.monotonic() - started < 1.0
+        async with client.ws_connect(url(exchange, STREAM)) as websocket:  # nothing is played before somebody listens
+            await receive(websocket, 20)
+        assert time.monotonic() - started >= 19 * 0.02 / 2
 
 
 async def test_subscriptions_come_and_go_while_connected():
@@ -300,17 +299,17 @@ async def test_the_sixth_message_in_a_second_closes_a_spot_connection_with_1008(
     async with serve() as (exchange, client), client.ws_connect(url(exchange), autoping=False) as websocket:
         for _ in range(5):
             await websocket.ping(b"x")
-        for _ in range(5):
-            assert (await websocket.receive(timeout=5)).type is aiohttp.WSMsgType.PONG
         await websocket.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 1})
-        closed = await websocket.receive(timeout=5)
+        for _ in range(5):
+            assert (await websocket.receive(timeout=WAIT_S)).type is aiohttp.WSMsgType.PONG
+        closed = await websocket.receive(timeout=WAIT_S)
         assert (closed.type, closed.data, closed.extra) == (aiohttp.WSMsgType.CLOSE, 1008, "Too many requests")
 
 
 async def test_a_long_message_drops_the_connection_without_a_close_frame():
     async with serve() as (exchange, client), client.ws_connect(url(exchange)) as websocket:
         await websocket.send_str(" " * 8001)
-        message = await websocket.receive(timeout=5)
+        message = await websocket.receive(timeout=WAIT_S)
         assert message.type is aiohttp.WSMsgType.CLOSED
         assert websocket.close_code == 1006
 
@@ -322,21 +321,21 @@ async def test_invalid_json_closes_a_futures_connection():
     ):
         await websocket.send_str("nonsense")
         assert (await websocket.receive_json())["error"]["code"] == 3
-        assert (await websocket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        assert (await websocket.receive(timeout=WAIT_S)).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_pings_carry_the_time_and_who_answers_stays():
     async with (
-        serve(keep_alive=KeepAlive(0.3, 0.5)) as (exchange, client),
+        serve(keep_alive=KeepAlive(0.3, 10.0)) as (exchange, client),
         client.ws_connect(url(exchange), autoping=False) as websocket,
     ):
         payloads = []
         for _ in range(3):
-            message = await websocket.receive(timeout=5)
+            message = await websocket.receive(timeout=WAIT_S)
             assert message.type is aiohttp.WSMsgType.PING
             payloads.append(message.data)
             await websocket.pong(message.data)
-        assert all(abs(int(payload) - time.time() * 1000) < 5000 for payload in payloads)
+        assert all(abs(int(payload) - time.time() * 1000) < WAIT_S * 1000 for payload in payloads)
         assert exchange.status()["gateways"][0]["pings"] == 3
 
 
@@ -346,10 +345,10 @@ async def test_who_does_not_echo_the_ping_is_dropped(answer):
         serve(keep_alive=KeepAlive(0.3, 0.2)) as (exchange, client),
         client.ws_connect(url(exchange), autoping=False) as websocket,
     ):
-        assert (await websocket.receive(timeout=5)).type is aiohttp.WSMsgType.PING
+        assert (await websocket.receive(timeout=WAIT_S)).type is aiohttp.WSMsgType.PING
         if answer is not None:
             await websocket.pong(answer)
-        assert (await websocket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSED
+        assert (await websocket.receive(timeout=WAIT_S)).type is aiohttp.WSMsgType.CLOSED
         assert websocket.close_code == 1006
 
 
@@ -358,7 +357,7 @@ async def test_a_connection_is_closed_at_the_end_of_its_life():
         serve(keep_alive=KeepAlive(connection_life_s=0.2)) as (exchange, client),
         client.ws_connect(url(exchange)) as websocket,
     ):
-        message = await websocket.receive(timeout=5)
+        message = await websocket.receive(timeout=WAIT_S)
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
 
 

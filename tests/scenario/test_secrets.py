@@ -83,7 +83,7 @@ def test_no_secret_is_in_a_log_an_error_a_metric_or_a_tape(tmp_path, refusing):
             while process.poll() is None:
                 try:
                     for page in ("metrics", "status"):
-                        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=5) as answer:
+                        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=30) as answer:
                             pages += answer.read()
                 except OSError:
                     pass  # not there yet, or no longer

@@ -48,18 +48,18 @@ class Exchange:
         self.gateways = gateways
 
     def status(self) -> dict:
-        with urllib.request.urlopen(f"{self.gateways[0]['rest']}/twintape/status", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.gateways[0]['rest']}/twintape/status", timeout=WAIT_S) as answer:
             return json.load(answer)
 
     def go_on(self) -> None:
         request = urllib.request.Request(f"{self.gateways[0]['rest']}/twintape/start", data=b"", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert answer.status == 200, answer.read()
 
     def inject(self, kind: str, gateway: int, *, seconds: float) -> None:
         body = json.dumps({"kind": kind, "gateway": gateway, "seconds": seconds}).encode()
         request = urllib.request.Request(f"{self.gateways[0]['rest']}/twintape/fault", data=body, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
             assert answer.status == 200, answer.read()
 
     def wait(self, condition) -> dict:
@@ -92,7 +92,7 @@ def exchange(log: Path, *arguments: str | Path) -> Iterator[Exchange]:
             yield Exchange(process, json.loads(line)["gateways"])
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(WAIT_S)
             process.stdout.close()
 
 
@@ -119,7 +119,7 @@ class Collector:
     def kill(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(WAIT_S)
 
     def stop(self) -> None:
         assert self.process is not None
@@ -129,4 +129,4 @@ class Collector:
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
-            self.process.wait(30)
+            self.process.wait(WAIT_S)
