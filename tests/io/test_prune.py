@@ -35,7 +35,7 @@ from twintape.core import names
 from twintape.core.errors import CorruptionError, RefusedError
 from twintape.core.manifest import PruneReceipt, PruneReport, decode, digest, encode
 from twintape.core.markets import Market
-from twintape.core.segment import ChainLink, seal
+from twintape.core.segment import ChainLink, read_index, seal
 from twintape.io.catalog import list_heads
 from twintape.io.merge import merge_date
 from twintape.io.prune import STOP_KEY, execute_prune, plan_prune
@@ -521,3 +521,19 @@ def test_an_object_shared_by_two_days_goes_only_if_their_outputs_hold_every_line
     assert {kept.reason for kept in plan.kept if kept.key == shared.key} == {
         f"BTCUSDT {STREAM}: 1 frames are in no day's outputs"
     }
+
+
+def test_a_damaged_object_that_two_days_share_stays_and_keeps_no_other_from_going(tmp_path: Any) -> None:
+    store = MemoryStore()
+    put(store, Recorder("tokyo").seals([Exchange("BTCUSDT")]))
+    merge(store, tmp_path)
+    before = asyncio.run(plan_prune(prune_run(store, **NO_GRACE), [Market.SPOT]))
+    shared = next(one for one in before.delete if sum(f"stream={STREAM}" in proof for proof in one.proofs) > 1)
+    data = asyncio.run(store.get(shared.key))
+    asyncio.run(store.delete(shared.key))
+    index = read_index(data, len(data))
+    block = next(found for found in index.streams if found.stream == STREAM).blocks[0]
+    asyncio.run(store.create(shared.key, data[: block.offset] + b"damaged!" + data[block.offset + 8 :]))
+    plan, _ = prune(store, **NO_GRACE)
+    assert raw_keys(store) == {shared.key}
+    assert ["it is damaged" in kept.reason for kept in plan.kept if kept.key == shared.key] == [True]

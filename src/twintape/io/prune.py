@@ -239,7 +239,11 @@ async def _shared_reason(store: Store, archived: _ArchivedLines, raw: RawSegment
                 lines.append(await archived.of(proof))
             except (CorruptionError, NotFoundError) as error:
                 return f"the outputs of {symbol} {stream} {proof.date} could not be verified: {error}"
-        _, strangers = missing_lines(joined(lines), digest_lines(_lines_of(raw, data, symbol, stream)))
+        try:
+            said = digest_lines(_lines_of(raw, data, symbol, stream))
+        except CorruptionError as error:
+            return f"it is damaged: {error}"
+        _, strangers = missing_lines(joined(lines), said)
         if strangers:
             return f"{symbol} {stream}: {strangers} frames are in no day's outputs"
     return None
