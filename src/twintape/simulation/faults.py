@@ -60,7 +60,7 @@ class Kind(StrEnum):
     ROT = "rot"
     """A published output is not there, or not what it was, while a prune looks; later it is again."""
     WORKERS = "workers"
-    """Mergers, pruners and readers are killed."""
+    """Mergers and pruners are killed."""
 
 
 def parse_kinds(text: str) -> tuple[Kind, ...] | None:
