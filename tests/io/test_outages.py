@@ -4,7 +4,7 @@ from twintape.core import wire
 from twintape.core.evidence import GapLine
 from twintape.core.manifest import GapRecord
 from twintape.core.markets import Market
-from twintape.core.segment import ChainLink, seal, verify_segment
+from twintape.core.segment import ChainLink, lines_in_order, seal
 from twintape.io.outages import NOTES_MAX, Note, notes_of, with_notes
 
 SECOND = 10**9
@@ -36,7 +36,8 @@ def segment_of(*lines: tuple[int, bytes], sequence: int = 1) -> bytes:
 
 
 def notes(data: bytes) -> list[tuple[int, int, str]]:
-    found = notes_of(lambda offset, size: data[offset : offset + size], verify_segment(data))
+    control = [(at, *said) for _, at, frame in lines_in_order(data) if (said := wire.parse_control(frame)) is not None]
+    found = notes_of(control, 3)
     return [(note.from_ns - AT, note.to_ns - AT, note.text) for note in found]
 
 

@@ -5,8 +5,9 @@ import pytest
 from support.frames import frame, line
 from twintape.columns.parse import HEADER, scan
 from twintape.columns.templates import TemplateSet
-from twintape.core import segment
-from twintape.core.errors import CorruptionError
+from twintape.core import segment, wire
+from twintape.core.errors import CorruptionError, NotFoundError
+from twintape.core.manifest import ClockStatistics
 from twintape.core.markets import Market
 from twintape.io import scratch
 from twintape.io.disk import PosixDisk
@@ -37,6 +38,20 @@ def test_what_is_packed_is_found_by_disk_and_by_directory(disk, tmp_path):
         assert reader.read("0/objects", 3) == b"three"
 
 
+def test_objects_of_a_directory_are_read_where_they_are_until_they_are_gone(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "FILES_OPEN_MAX", 2)
+    paths = [tmp_path / f"store-{number}" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(b"object %d" % number)
+    for where in (disk, str(tmp_path / "scratch")):
+        reader = Reader(where)
+        assert [reader.read(str(path), 7, 1) for path in paths * 2] == [b"0", b"1", b"2"] * 2
+        with pytest.raises(NotFoundError):
+            reader.read(str(tmp_path / "pruned"))
+    with pytest.raises(FileNotFoundError):
+        Reader(str(tmp_path / "scratch")).read("0/objects")
+
+
 def test_a_pack_is_forgotten_as_a_whole_and_can_be_filled_again(disk):
     pack = Pack(disk, "0/objects")
     pack.remove()
@@ -51,8 +66,9 @@ def test_a_survey_returns_index_headers_and_templates(disk, tmp_path):
     data = sealed(b"{}", *texts)
     pack = Pack(disk, "objects")
     pack.add(b"something before")
-    found = survey_object(SurveyTask(str(tmp_path), pack.add(data), Market.SPOT, "01234567-3"))
-    assert found.index == segment.verify_segment(data)
+    place = pack.add(data)
+    found = survey_object(SurveyTask(str(tmp_path), place, segment.verify_segment(data), "01234567-3"))
+    assert found == survey_object(SurveyTask(disk, place, segment.verify_segment(data), "01234567-3", data))
     assert len(found.rows) == 3 * HEADER.itemsize
     expected = TemplateSet()
     scan(b"".join(map(line, texts)), Market.SPOT, expected)
@@ -60,18 +76,32 @@ def test_a_survey_returns_index_headers_and_templates(disk, tmp_path):
 
 
 def test_a_damaged_object_is_refused(disk):
-    data = bytearray(sealed(frame()))
+    whole = sealed(frame())
+    index = segment.verify_segment(whole)
+    data = bytearray(whole)
     data[9] ^= 1
     place = Pack(disk, "objects").add(bytes(data))
     with pytest.raises(CorruptionError):
-        survey_object(SurveyTask(disk, place, Market.SPOT, "01234567-3"))
+        survey_object(SurveyTask(disk, place, index, "01234567-3"))
+
+
+def test_what_a_segments_control_lines_say_is_kept(disk):
+    opening = wire.open_line(
+        collector="tokyo", market="spot", run=RUN, connection=3, sequence=1, url="wss://x", streams=[], version="0", event_time_us=None
+    )  # fmt: skip
+    clock = wire.clock_line(wall_ns=1, monotonic_ns=1, offset_ns=-5, error_ns=7, source="chrony")
+    damaged = b'{"stream":"!twintape@clock",'
+    data = sealed(opening, frame(), clock, damaged)
+    found = survey_object(SurveyTask(disk, Pack(disk, "objects").add(data), index := segment.verify_segment(data), "01234567-3"))
+    said = ClockStatistics(samples=1, offset_ns_min=-5, offset_ns_max=-5, error_ns_max=7, unsynchronised=0)
+    assert found.clocks == {index.date: said}
+    assert [note.text for note in found.notes] == ["connection 3 opened"]
 
 
 def test_only_so_many_streams_are_remembered(disk, monkeypatch):
     monkeypatch.setattr(scratch, "STREAMS_KNOWN_MAX", 1)
     monkeypatch.setattr(scratch, "_known", {})
     pack = Pack(disk, "objects")
-    places = [pack.add(sealed(frame(symbol=symbol))) for symbol in ("AUSDT", "BUSDT", "CUSDT")]
-    for place in places:
-        survey_object(SurveyTask(disk, place, Market.SPOT, "01234567-3"))
+    for data in (sealed(frame(symbol=symbol)) for symbol in ("AUSDT", "BUSDT", "CUSDT")):
+        survey_object(SurveyTask(disk, pack.add(data), segment.verify_segment(data), "01234567-3"))
     assert set(scratch._known[Market.SPOT]) == {"cusdt@depth"}

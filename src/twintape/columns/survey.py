@@ -12,10 +12,11 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from twintape.columns.kernel import Bytes, Int64s, hash_seed, kernel
 from twintape.columns.match import receive_time
-from twintape.columns.parse import Headers, scan
+from twintape.columns.parse import HEADER_WORDS, Headers, scan
 from twintape.columns.schema import Template
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet
 from twintape.core import segment, wire
@@ -38,13 +39,15 @@ class Survey:
     Attributes:
         index: Its index, every statement of which is true.
         headers: By name of depth stream: the headers of its blocks, in their order.
+        control: Date and text of the blocks of control lines, in their order: they are few, and asked for again and again.
     """
 
     index: segment.Index
     headers: dict[str, list[Headers]]
+    control: list[tuple[str, bytes]]
 
 
-def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet]) -> Survey:
+def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet], index: segment.Index | None = None) -> Survey:
     """Read a whole sealed segment.
 
     Args:
@@ -52,18 +55,25 @@ def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet]
         connection: How the archive names its connection; the collector is the index's.
         known: By stream name, shapes of frames seen in segments before; changed. What is in it makes no difference to the result but which template has
             which code.
+        index: Its index, if that has been read from these bytes before.
 
     Raises:
         CorruptionError: It is damaged, or its index says what is not true.
     """
-    index = segment.read_index(data, len(data))
-    assert isinstance(index, segment.Index), "the object is whole"
+    if index is None:
+        found_index = segment.read_index(data, len(data))
+        assert isinstance(found_index, segment.Index), "the object is whole"
+        index = found_index
     headers: dict[str, list[Headers]] = {}
+    control: list[tuple[str, bytes]] = []
     facts = _Facts(index)
     for stream in index.streams:
         if not wire.is_depth(stream.stream):
             for block in stream.blocks:
-                facts.add_text(segment.read_block(_cut(data, block), block), stream.name, block)
+                text = segment.read_block(_cut(data, block), block, count_lines=False)
+                facts.add_text(text, stream.name, block)
+                if stream.name == wire.TWINTAPE:
+                    control.append((block.date, text))
             continue
         templates = known.setdefault(stream.name, TemplateSet())
         before = len(templates)
@@ -75,7 +85,7 @@ def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet]
                 found[:] = _scan(data, index, stream, connection, TemplateSet(), facts)
     if not facts.ordinary():
         index = segment.verify_segment(data)
-    return Survey(index, headers)
+    return Survey(index, headers, control)
 
 
 def _cut(data: bytes, block: segment.Block) -> bytes:
@@ -109,27 +119,30 @@ class _Facts:
     def add_depth(self, text: bytes, headers: Headers, block: segment.Block) -> None:
         """Take in a block of depth frames."""
         rows = headers.rows
-        times, prev, final = rows["event_time_us"], rows["prev"], rows["final"]
-        strange = np.flatnonzero(rows["template"] < 0).tolist()
-        if strange:
-            times, prev, final = times.copy(), prev.copy(), final.copy()
-        for row in strange:
+        used, found = np.zeros(len(headers.templates), np.bool_), np.empty(_FACTS, np.int64)
+        _sum_up(rows.view(np.int64).reshape(-1, HEADER_WORDS), used, found)
+        if found[_STRANGE]:
+            rows = self._understood(text, rows)
+            _sum_up(rows.view(np.int64).reshape(-1, HEADER_WORDS), used, found)
+        _, breaks, backwards, least_us, greatest_us = found.tolist()
+        self._odd |= not all(_is_plain(headers.templates[code], self._index.market) for code in np.flatnonzero(used).tolist())
+        said = (block.first_prev_update_id, block.last_final_update_id, block.breaks)
+        self._odd |= (int(rows["prev"][0]), int(rows["final"][-1]), breaks) != said or backwards > 0
+        times_ns = int(rows["receive_time_ns"][0]), int(rows["receive_time_ns"][-1])
+        self._add(block, times_ns, (least_us, greatest_us))
+
+    def _understood(self, text: bytes, rows: NDArray[np.void]) -> NDArray[np.void]:
+        """Return the rows with times and ids where no template has found them, as the slow reader finds them."""
+        rows = rows.copy()
+        for row in np.flatnonzero(rows["template"] < 0).tolist():
             start = int(rows["offset"][row])
             frame = text[start : start + int(rows["length"][row])].partition(b" ")[2]
             time, ids = wire.event_time_us(frame), wire.depth_ids(frame, self._index.market)
             # A `p` of -1 is rare enough to be left to the slow reader; so is a frame without ids in a depth stream.
             self._odd |= not wire.recordable(frame) or time is None or ids is None or ids[0] < 0
             if time is not None and ids is not None:
-                times[row], (prev[row], final[row]) = time, ids
-        used = {headers.templates[code] for code in set(rows["template"].tolist()) if code >= 0}
-        self._odd |= not all(_is_plain(template, self._index.market) for template in used)
-        self._compare_ids(prev, final, block)
-        self._add(block, rows["receive_time_ns"], int(times.min()), int(times.max()))
-
-    def _compare_ids(self, prev: Int64s, final: Int64s, block: segment.Block) -> None:
-        breaks = int(np.count_nonzero(prev[1:] != final[:-1]))
-        said = (block.first_prev_update_id, block.last_final_update_id, block.breaks)
-        self._odd |= (int(prev[0]), int(final[-1]), breaks) != said
+                rows["event_time_us"][row], (rows["prev"][row], rows["final"][row]) = time, ids
+        return rows
 
     def add_text(self, text: bytes, name: str, block: segment.Block) -> None:
         """Take in a block of any other frames."""
@@ -142,7 +155,9 @@ class _Facts:
         if name == wire.TWINTAPE:
             self._add_opened(text, received)
         seen = times[times != _NONE]
-        self._add(block, received, *((int(seen.min()), int(seen.max())) if len(seen) else (None, None)))
+        self._odd |= bool((received[1:] < received[:-1]).any())
+        times_ns = int(received[0]), int(received[-1])
+        self._add(block, times_ns, (int(seen.min()), int(seen.max())) if len(seen) else (None, None))
 
     def _add_opened(self, text: bytes, received: Int64s) -> None:
         # Nothing but the segment's first line is believed to have opened it: what is odd about that, the slow reader decides.
@@ -153,12 +168,12 @@ class _Facts:
             self._odd |= int(received[0]) != self._index.first_receive_time_ns or not (time is None or isinstance(time, int))
             self._opened_us = time if isinstance(time, int) else None
 
-    def _add(self, block: segment.Block, received: Int64s, least_us: int | None, greatest_us: int | None) -> None:
-        first, last = int(received[0]), int(received[-1])
-        self._odd |= bool((received[1:] < received[:-1]).any())
-        self._odd |= (block.first_receive_time_ns, block.last_receive_time_ns) != (first, last)
-        self._odd |= (block.event_time_us_min, block.event_time_us_max) != (least_us, greatest_us)
-        self._first_ns, self._last_ns = min(self._first_ns, first), max(self._last_ns, last)
+    def _add(self, block: segment.Block, times_ns: tuple[int, int], event_times_us: tuple[int, int] | tuple[None, None]) -> None:
+        # Times of receipt of the first and the last line; least and greatest event time, if there is one.
+        least_us, greatest_us = event_times_us
+        self._odd |= (block.first_receive_time_ns, block.last_receive_time_ns) != times_ns
+        self._odd |= (block.event_time_us_min, block.event_time_us_max) != event_times_us
+        self._first_ns, self._last_ns = min(self._first_ns, times_ns[0]), max(self._last_ns, times_ns[1])
         if least_us is not None and greatest_us is not None:
             self._least_us = least_us if self._least_us is None else min(self._least_us, least_us)
             self._greatest_us = greatest_us if self._greatest_us is None else max(self._greatest_us, greatest_us)
@@ -187,6 +202,28 @@ class _Facts:
 
 def _in_order(stream: segment.StreamIndex) -> bool:
     return all(before.last_receive_time_ns <= after.first_receive_time_ns for before, after in pairwise(stream.blocks))
+
+
+_STRANGE, _FACTS = 0, 5
+
+
+@kernel
+def _sum_up(rows: Int64s, used: NDArray[np.bool_], found: Int64s) -> None:
+    # Of headers (`parse.HEADER`, as words): which templates they use; how many have none; how often an event does not begin where the one before ended;
+    # how often a line was heard before the one before it; least and greatest event time.
+    strange = breaks = backwards = 0
+    least_us = greatest_us = rows[0, 1]
+    for row in range(rows.shape[0]):
+        code = (rows[row, 11] << 16) >> 48
+        if code < 0:
+            strange += 1
+        else:
+            used[code] = True
+        if row > 0:
+            breaks += rows[row, 3] != rows[row - 1, 5]
+            backwards += rows[row, 0] < rows[row - 1, 0]
+        least_us, greatest_us = min(least_us, rows[row, 1]), max(greatest_us, rows[row, 1])
+    found[0], found[1], found[2], found[3], found[4] = strange, breaks, backwards, least_us, greatest_us
 
 
 @lru_cache(maxsize=4096)

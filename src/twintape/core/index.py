@@ -12,6 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated
 
 import msgspec
@@ -233,6 +234,7 @@ def _check_stream(stream: StreamIndex) -> None:
         expect(block.breaks < block.count, "more breaks than events")
 
 
+@lru_cache(maxsize=64)
 def _is_date(text: str) -> bool:
     try:
         datetime.date.fromisoformat(text)

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any
 
@@ -73,6 +74,8 @@ SNAPSHOT = "depthSnapshot"
 STREAM_NAME_BYTES_MAX = 80
 """Percent-encoded, a longer name of unlucky letters would be no file name any more."""
 SYMBOL_BYTES_MAX = 64
+STREAM_NAMES_KNOWN_MAX = 4096
+"""Stream names whose parts are remembered: indexes say the same few again and again."""
 
 _WRAPPER = b'{"stream":"'
 _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
@@ -171,6 +174,7 @@ def normal_symbol(symbol: str) -> str:
     return _upper(symbol)
 
 
+@lru_cache(maxsize=STREAM_NAMES_KNOWN_MAX)
 def split_stream(name: str) -> tuple[str, str]:
     """Return the symbol and the stream of a stream name.
 

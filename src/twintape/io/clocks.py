@@ -2,47 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
 from twintape.core import segment
 from twintape.core.manifest import ClockStatistics, LineStatistics
-from twintape.core.wire import TWINTAPE, parse_control
+from twintape.core.wire import parse_control
 
 __all__ = ["clock_of", "joined", "statistics_of", "with_clocks"]
 
 
-def clock_of(read: Callable[[int, int], bytes], index: segment.Index, date: str) -> ClockStatistics | None:
-    """Return what the clock lines of a date in one raw segment say, or None if there are none.
-
-    Args:
-        read: Returns so many bytes (the second argument) of the segment from an offset (the first).
-        index: The segment's.
-        date: The date.
-
-    Raises:
-        CorruptionError: The segment is damaged.
-    """
-    blocks = [block for stream in index.streams if stream.name == TWINTAPE for block in stream.blocks if block.date == date]
-    found = None
-    for block in blocks:
-        found = joined(found, statistics_of(segment.read_block(read(block.offset, block.size), block)))
-    return found
-
-
 def statistics_of(text: bytes) -> ClockStatistics | None:
     """Return what the clock lines of a text say, or None if there are none."""
+    return clock_of(control for _, frame in segment.parse_text(text) if (control := parse_control(frame)) is not None)
+
+
+def clock_of(control: Iterable[tuple[str, Mapping[str, Any]]]) -> ClockStatistics | None:
+    """Return what the clock lines among some control lines (kind and fields) say, or None if there are none."""
     found = None
-    for _, frame in segment.parse_text(text):
-        control = parse_control(frame)
-        if control is not None and control[0] == "clock":
-            found = joined(found, _sample(control[1]))
+    for kind, fields in control:
+        if kind == "clock":
+            found = joined(found, _sample(fields))
     return found
 
 
-def _sample(fields: dict[str, Any]) -> ClockStatistics:
+def _sample(fields: Mapping[str, Any]) -> ClockStatistics:
     # Control lines are only as trustworthy as their text: whatever is no number says nothing.
     offset, error = (value if isinstance(value, int) else None for value in (fields.get("offset_ns"), fields.get("error_ns")))
     return ClockStatistics(

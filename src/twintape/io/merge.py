@@ -51,9 +51,10 @@ from twintape.io.batch import (
 )
 from twintape.io.catalog import Head, RawSegment, list_heads, missing_numbers, pruned_numbers, read_segments, sound
 from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
-from twintape.io.ports import Clock, Disk, Executor, Store
+from twintape.io.executor import InlineExecutor
+from twintape.io.ports import Clock, Disk, Executor, LocalStore, Store
 from twintape.io.proofs import proof_of
-from twintape.io.scratch import Pack, Place, Reader, SurveyTask, survey_object
+from twintape.io.scratch import Pack, Place, SurveyTask, survey_object
 
 __all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "merge_share"]
 
@@ -314,18 +315,24 @@ async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack, header
     sha256 = digest(data)
     if not sha256.startswith(segment_of.key.digest16):
         raise CorruptionError(f"the object's sha256 is {sha256[:16]}…, its key says {segment_of.key.digest16}")
-    place = raw.add(data)
-    found = await run.executor.run(survey_object, SurveyTask(_scratch_of(run), place, batch.market, _connection(segment_of)))
-    if found.index != segment_of.index:
+    text = segment.index_json(data, len(data))
+    if len(data) != segment_of.info.size or isinstance(text, segment.NeedMore) or digest(text) != segment_of.index_sha256:
         raise CorruptionError("the index changed while it was read")
+    # What is a file of this machine is read again where it is.
+    place = Place(run.store.local_path(key), 0, len(data)) if isinstance(run.store, LocalStore) else raw.add(data)
+    here = data if isinstance(run.executor, InlineExecutor) else None
+    task = SurveyTask(_scratch_of(run), place, segment_of.index, _connection(segment_of), here)
+    found = await run.executor.run(survey_object, task)
     kept = headers.add(found.rows)
     offset = kept.offset
-    for stream in found.index.streams:
+    for stream in segment_of.index.streams:
         if stream.name in found.templates:
             size = stream.count * HEADER.itemsize
             batch.headers[key, stream.name] = Place(kept.path, offset, size), TemplateSet(found.templates[stream.name])
             offset += size
     batch.places[key] = place
+    batch.clocks[key] = found.clocks.get(batch.date)
+    batch.notes[key] = found.notes
     batch.sha256[key] = sha256
 
 
@@ -408,7 +415,6 @@ async def _merge_stream(run: MergeRun, batch: Batch, symbol: str, stream: str) -
         verification=verification,
         generation=generation,
         write_id=write_id,
-        scratch=Reader(_scratch_of(run)),
         created_ns=run.clock.wall_ns(),
         version=run.version,
     )

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from twintape.core import segment
 from twintape.core.manifest import GapRecord
-from twintape.core.wire import TWINTAPE, parse_control
 
 __all__ = ["Note", "notes_of", "with_notes"]
 
@@ -28,23 +26,9 @@ class Note:
     text: str
 
 
-def notes_of(read: Callable[[int, int], bytes], index: segment.Index) -> list[Note]:
-    """Return what the control lines of a raw segment say about being connected and hearing.
-
-    Args:
-        read: Returns so many bytes (the second argument) of the segment from an offset (the first).
-        index: The segment's.
-
-    Raises:
-        CorruptionError: The segment is damaged.
-    """
-    found = []
-    for block in (block for stream in index.streams if stream.name == TWINTAPE for block in stream.blocks):
-        for time_ns, frame in segment.parse_text(segment.read_block(read(block.offset, block.size), block)):
-            control = parse_control(frame)
-            if control is not None:
-                found += _note(time_ns, f"connection {index.connection}", *control)
-    return found
+def notes_of(control: Iterable[tuple[int, str, Mapping[str, Any]]], connection: int) -> list[Note]:
+    """Return what the control lines (receive time, kind, fields) of a raw segment of a connection say about being connected and hearing."""
+    return [note for time_ns, kind, fields in control for note in _note(time_ns, f"connection {connection}", kind, fields)]
 
 
 def _note(time_ns: int, who: str, kind: str, fields: Mapping[str, Any]) -> list[Note]:

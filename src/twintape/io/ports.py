@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 __all__ = [
     "Clock",
@@ -238,6 +238,14 @@ class Store(Protocol):
 
     async def delete(self, key: str) -> None:
         """Delete the object; deleting an absent one is no error. The caller asks `head` whether it is gone."""
+
+
+@runtime_checkable
+class LocalStore(Protocol):
+    """A store whose objects are files of this machine."""
+
+    def local_path(self, key: str) -> str:
+        """Return the absolute path of the file that holds an object, now or once it is there."""
 
 
 class Executor(Protocol):

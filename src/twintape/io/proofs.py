@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import msgspec
 
@@ -20,10 +19,9 @@ from twintape.core.manifest import (
 from twintape.core.proven import evidence_of
 from twintape.io.batch import Batch, pins, unreadable_reasons, unspliced_reasons
 from twintape.io.catalog import Head, RawSegment
-from twintape.io.clocks import clock_of, with_clocks
+from twintape.io.clocks import with_clocks
 from twintape.io.day import DayResult, DayTask
-from twintape.io.outages import Note, notes_of, with_notes
-from twintape.io.scratch import Place, Reader
+from twintape.io.outages import Note, with_notes
 
 __all__ = ["proof_of"]
 
@@ -40,7 +38,6 @@ def proof_of(
     verification: Verification,
     generation: int,
     write_id: str,
-    scratch: Reader,
     created_ns: int,
     version: str,
 ) -> Proof:
@@ -57,7 +54,6 @@ def proof_of(
         verification: What reading it back showed.
         generation: The proof's.
         write_id: The attempt's.
-        scratch: Where the raw segments are.
         created_ns: Now.
         version: Of this program.
     """
@@ -97,7 +93,7 @@ def proof_of(
         path=result.path,
         switches=result.switches,
         overlaps=result.overlaps,
-        gaps=with_notes(result.gaps, _notes(scratch, batch, result, sources), parent_gaps),
+        gaps=with_notes(result.gaps, _notes(batch, result, sources), parent_gaps),
         closed_gaps=[gap for gap in parent_gaps if (gap.after_update_id, gap.next_prev_update_id) not in gaps_now],
         epochs=result.epochs,
         book_unknown=result.book_unknown,
@@ -107,7 +103,7 @@ def proof_of(
         windows=result.windows,
         sanity=result.sanity,
         verification=verification,
-        lines=with_clocks(result.lines, _clocks(scratch, batch, head if carried else None, sources)),
+        lines=with_clocks(result.lines, _clocks(batch, head if carried else None, sources)),
         redundancy=result.redundancy,
         fates=result.fates,
         inputs=sorted(inputs, key=lambda source: source.key),
@@ -119,9 +115,7 @@ def proof_of(
     return msgspec.structs.replace(proof, evidence=evidence_of(proof))
 
 
-def _clocks(
-    scratch: Reader, batch: Batch, parent: Head | None, sources: Sequence[RawSegment]
-) -> Iterator[tuple[str, ClockStatistics | None]]:
+def _clocks(batch: Batch, parent: Head | None, sources: Sequence[RawSegment]) -> Iterator[tuple[str, ClockStatistics | None]]:
     """Yield collector and what its clock lines say, for each segment; for those that are gone the parent's proof remembers."""
     settled = set()
     if parent is not None:
@@ -131,24 +125,15 @@ def _clocks(
         key = raw.info.key
         if key in settled:
             continue
-        if key not in batch.clocks:
-            batch.clocks[key] = clock_of(partial(_read_part, scratch, batch.places[key]), raw.index, batch.date)
         yield raw.key.collector, batch.clocks[key]
 
 
-def _notes(scratch: Reader, batch: Batch, result: DayResult, sources: Sequence[RawSegment]) -> dict[str, list[Note]]:
+def _notes(batch: Batch, result: DayResult, sources: Sequence[RawSegment]) -> dict[str, list[Note]]:
     """Return what the collectors noted about their connections, by collector; nobody asks where there is no gap."""
     found: dict[str, list[Note]] = {}
     for raw in sources if any(gap.lines for gap in result.gaps) else ():
-        key = raw.info.key
-        if key not in batch.notes:
-            batch.notes[key] = notes_of(partial(_read_part, scratch, batch.places[key]), raw.index)
-        found.setdefault(raw.key.collector, []).extend(batch.notes[key])
+        found.setdefault(raw.key.collector, []).extend(batch.notes[raw.info.key])
     return found
-
-
-def _read_part(scratch: Reader, place: Place, offset: int, size: int) -> bytes:
-    return scratch.read(place.path, place.offset + offset, size)
 
 
 def _inputs(batch: Batch, task: DayTask, sources: Sequence[RawSegment], settled: Sequence[int]) -> list[Input]:

@@ -6,13 +6,20 @@ A day has thousands of small objects. Packed into one file they cost no director
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from twintape.columns.schema import Template
 from twintape.columns.survey import survey
 from twintape.columns.templates import TemplateSet
 from twintape.core import segment
+from twintape.core.errors import NotFoundError
+from twintape.core.manifest import ClockStatistics
 from twintape.core.markets import Market
+from twintape.core.wire import parse_control
+from twintape.io.clocks import clock_of, joined
+from twintape.io.outages import Note, notes_of
 from twintape.io.ports import Disk, DiskFile
 
 __all__ = ["Pack", "Place", "Reader", "SurveyTask", "Surveyed", "survey_object"]
@@ -21,9 +28,13 @@ STREAMS_KNOWN_MAX = 20_000
 """Streams whose shapes of frames a process remembers; with more it begins anew."""
 
 
+FILES_OPEN_MAX = 64
+"""Files a reader keeps open."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something is on the scratch disk."""
+    """Where something is on the scratch disk; or, with an absolute path, in a store that is a directory of this machine."""
 
     path: str
     offset: int
@@ -61,7 +72,7 @@ class Pack:
 
 
 class Reader:
-    """Reads places of the scratch disk; keeps files open.
+    """Reads places; keeps files open.
 
     Args:
         scratch: The disk, or its directory for workers in other processes.
@@ -69,35 +80,58 @@ class Reader:
 
     def __init__(self, scratch: Disk | str) -> None:
         self._scratch = scratch
-        self._open: dict[str, int] = {}
+        self._files: dict[str, int] = {}
 
     def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
         """Return `size` bytes of a file from `offset`, to its end if `size` is None.
 
         Raises:
             FileNotFoundError: There is no such file.
+            NotFoundError: There is no such object in the store any more.
         """
-        if not isinstance(self._scratch, str):
+        if isinstance(self._scratch, str):
+            path = os.path.join(self._scratch, path)
+        elif not os.path.isabs(path):
             return self._scratch.read(path, offset, size)
-        file = self._open.get(path)
+        file = self._files.pop(path, None)
         if file is None:
-            file = self._open[path] = os.open(os.path.join(self._scratch, path), os.O_RDONLY | os.O_CLOEXEC)
+            file = self._open(path)
+        self._files[path] = file  # the one used last stands last
         return os.pread(file, os.fstat(file).st_size - offset if size is None else size, offset)
+
+    def _open(self, path: str) -> int:
+        if len(self._files) == FILES_OPEN_MAX:
+            os.close(self._files.pop(next(iter(self._files))))
+        try:
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError as error:
+            if isinstance(self._scratch, str) and path.startswith(self._scratch):
+                raise
+            raise NotFoundError(f"{path}: there is no object") from error
 
     def __del__(self) -> None:
         """Close the files."""
-        for file in self._open.values():
+        for file in self._files.values():
             os.close(file)
 
 
 @dataclass(frozen=True, slots=True)
 class SurveyTask:
-    """A raw object on the scratch disk that is to be read through; picklable. `connection` is as the archive names it."""
+    """A raw object that is to be read through; picklable.
+
+    Attributes:
+        scratch: The scratch disk.
+        place: Where on it the object is.
+        index: What it says it holds, as read from these bytes.
+        connection: As the archive names it.
+        data: The object itself, for who shares memory with the caller.
+    """
 
     scratch: Disk | str
     place: Place
-    market: Market
+    index: segment.Index
     connection: str
+    data: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +139,16 @@ class Surveyed:
     """What a raw object was found to hold.
 
     Attributes:
-        index: Its index, which is true.
         rows: The headers (`parse.HEADER`) of its depth frames, stream by stream and block by block as the index has them.
         templates: By depth stream, what the headers' codes mean.
+        clocks: By date, what its clock lines say.
+        notes: What the collector noted about the connection.
     """
 
-    index: segment.Index
     rows: bytes
     templates: dict[str, tuple[Template, ...]]
+    clocks: dict[str, ClockStatistics | None]
+    notes: list[Note]
 
 
 def survey_object(task: SurveyTask) -> Surveyed:
@@ -121,13 +157,29 @@ def survey_object(task: SurveyTask) -> Surveyed:
     Raises:
         CorruptionError: It is damaged.
     """
-    data = Reader(task.scratch).read(task.place.path, task.place.offset, task.place.size)
-    known = _known.setdefault(task.market, {})
+    data = task.data
+    if data is None:
+        data = Reader(task.scratch).read(task.place.path, task.place.offset, task.place.size)
+    known = _known.setdefault(task.index.market, {})
     if len(known) > STREAMS_KNOWN_MAX:
         known.clear()
-    found = survey(data, task.connection, known)
+    found = survey(data, task.connection, known, task.index)
     rows = b"".join(headers.rows.tobytes() for blocks in found.headers.values() for headers in blocks)
-    return Surveyed(found.index, rows, {name: tuple(blocks[-1].templates) for name, blocks in found.headers.items()})
+    templates = {name: tuple(blocks[-1].templates) for name, blocks in found.headers.items()}
+    control = [(date, list(_control(text))) for date, text in found.control]
+    clocks: dict[str, ClockStatistics | None] = {}
+    for date, said in control:
+        clocks[date] = joined(clocks.get(date), clock_of((kind, fields) for _, kind, fields in said))
+    notes = notes_of((line for _, said in control for line in said), task.index.connection)
+    return Surveyed(rows, templates, clocks, notes)
+
+
+def _control(text: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield receive time, kind and fields of the control lines of a text."""
+    for time_ns, frame in segment.parse_text(text):
+        said = parse_control(frame)
+        if said is not None:
+            yield time_ns, *said
 
 
 _known: dict[Market, dict[str, TemplateSet]] = {}

@@ -174,6 +174,10 @@ class FileStore:
         """Return up to `size` bytes from `start`; a negative `start` counts from the end."""
         return await self._run(key, self._tree.read, check_key(key), start, size, here=self._wait)
 
+    def local_path(self, key: str) -> str:
+        """Return the absolute path of the object's file."""
+        return str(self._tree.root / check_key(key))
+
     async def head(self, key: str) -> ObjectInfo:
         """Return the object's size and time."""
         status = await self._run(key, self._tree.status, check_key(key))
