@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from support.columns import columns_of
 from support.frames import frame, frames, line, mutated
+from twintape.columns.bodies import body_parts
 from twintape.columns.kernel import hash_seed
 from twintape.columns.parse import UNDECODABLE, TemplateSet, scan
-from twintape.columns.render import Copies, Printer, body_parts, hash_copies, render, render_lines
+from twintape.columns.render import Copies, Printer, hash_copies, render, render_lines
 from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
 from twintape.core.markets import Market

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from twintape.columns.bodies import body_parts
 from twintape.columns.expand import Arrivals, Outputs, expand
 from twintape.columns.kernel import Bytes, Int64s, Words, hash_line, hash_lines, hash_seed, kernel
 from twintape.columns.lines import Chunk
-from twintape.columns.render import Copies, Printer, body_parts, hash_copies
+from twintape.columns.render import Copies, Printer, hash_copies
 from twintape.columns.schema import ARRIVAL, DEPTH, ROW_GROUP_EVENTS, DepthColumns, TableReader, Template
 
 __all__ = ["LineDigests", "digest_lines", "digest_outputs", "joined", "missing_lines"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from twintape.columns.bodies import BODY_WORDS, find_body, keep_body
 from twintape.columns.kernel import (
     DIGITS_MAX,
     POWERS_OF_TEN,
@@ -19,6 +20,8 @@ from twintape.columns.kernel import (
     digits,
     eight_digits,
     first_bit,
+    hash_around,
+    hash_body,
     hash_line,
     inlined,
     kernel,
@@ -206,16 +209,19 @@ def _match(
     ask_cursor: int,
     values: Int64s,
     used: Words,
+    body_format: np.uint64,
+    bodies: Words,
+    body: Words,
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
     # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty;
-    # then they need not be counted, only whether there are any.
-    values[_E] = -1
-    values[_T] = -1
-    values[_FIRST] = -1
-    values[_PREV] = -1
+    # then they need not be counted, only whether there are any, and not looked at, if the body is among `bodies`: `body` are its hashes and 1.
+    values[_E] = values[_T] = values[_FIRST] = values[_FINAL] = values[_PREV] = -1
     used[:] = 0
-    for row in range(parts.shape[0]):
+    body[2] = 0
+    row = -1
+    while row + 1 < parts.shape[0]:
+        row += 1
         if not same_bytes(text, position, literals, parts[row, 0], parts[row, 1]):
             return -1
         position += parts[row, 1] - parts[row, 0]
@@ -224,6 +230,17 @@ def _match(
             break
         start = position
         if field >= _BIDS:
+            if body_format != np.uint64(0) and values[_FINAL] >= 0 and body[2] == np.uint64(0):
+                # The first of the two arrays; a body that is not known is looked at as one of a template without format.
+                place, levels = find_body(bodies, body_format, values[_FINAL], text, start, used, body)
+                if place >= 0:
+                    body[2] = 1
+                    values[5], values[6], values[7] = start, place, levels
+                    values[8], values[9], values[10] = start, place, 0
+                    position = place
+                    row += 1
+                    continue
+                body_format = np.uint64(0)
             count = 0
             position = _skim_side(text, start, literals, numbers, used) if bid_price.size == 0 else -2
             if position >= 0:
@@ -299,6 +316,8 @@ def scan_lines(
     part: Int64s,
     parts: Int64s,
     numbers: Int64s,
+    formats: Words,
+    bodies: Words,
     rows: Int64s,
 ) -> tuple[int, int, int]:
     """Scan lines from `position` until the end or one that no template matches.
@@ -311,10 +330,12 @@ def scan_lines(
         spot: Whether `U - 1` is the id before the event; otherwise it is `pu`.
         seed_first: What the lines' digests go on from.
         seed_second: Likewise.
-        literals: This and the next three are `templates.Tables`.
+        literals: This and the next four are `templates.Tables`.
         part: See there.
         parts: See there.
         numbers: See there.
+        formats: See there.
+        bodies: In and out: bodies that were checked before (`bodies.new_bodies`).
         rows: Out, int64[line, 12]: the columns of `parse.HEADER`, of which the last one is four smaller numbers.
 
     Returns:
@@ -322,6 +343,7 @@ def scan_lines(
     """
     values = np.zeros(11, np.int64)
     used = np.zeros(2, np.uint64)
+    body = np.zeros(3, np.uint64)
     nothing = np.zeros(0, np.int64)
     limits = np.zeros(6, np.int64)
     zero = rows.size - rows.size  # not a literal: _match is compiled once
@@ -337,7 +359,7 @@ def scan_lines(
                 candidate -= total
             end = _match(
                 text, frame, literals, parts[part[candidate] : part[candidate + 1]], numbers[candidate],
-                limits, nothing, nothing, zero, nothing, nothing, zero, values, used,
+                limits, nothing, nothing, zero, nothing, nothing, zero, values, used, formats[candidate], bodies, body,
             )  # fmt: skip
             if end >= 0:
                 code = candidate
@@ -348,7 +370,17 @@ def scan_lines(
         if values[_FINAL] < values[_FIRST] or values[_FINAL] <= prev:
             break
         unit = 1000 if numbers[code, 4] == 13 else 1
-        digest_first, digest_second, body_first, body_second = hash_line(text, position, end, seed_first, seed_second)
+        if formats[code] != np.uint64(0):
+            start, stop = min(values[5], values[8]), max(values[6], values[9])
+            if body[2] == np.uint64(0):
+                body[0], body[1] = hash_body(text, start, stop)
+                keep_body(bodies, formats[code], values[_FINAL], stop - start, used, body, values[7] + values[10])
+            body_first, body_second = body[0], body[1]
+            digest_first, digest_second = hash_around(
+                text, (position, start), (stop, end), (body_first, body_second), (seed_first, seed_second)
+            )
+        else:
+            digest_first, digest_second, body_first, body_second = hash_line(text, position, end, seed_first, seed_second)
         price_decimals = _significant(used[0], numbers[code, 0])
         quantity_decimals = _significant(used[1], numbers[code, 1])
         rows[row, 0] = received
@@ -378,6 +410,7 @@ def decode_levels(
     part: Int64s,
     parts: Int64s,
     numbers: Int64s,
+    formats: Words,
     limits: Int64s,
     bid_offsets: Int64s,
     bid_price: Int64s,
@@ -393,10 +426,11 @@ def decode_levels(
         row: The first of the chosen lines that is to be decoded.
         offsets: Where the chosen lines start.
         codes: Their templates; a negative one stops the kernel.
-        literals: This and the next three are `templates.Tables`.
+        literals: This and the next four are `templates.Tables`.
         part: See there.
         parts: See there.
         numbers: See there.
+        formats: See there.
         limits: int64[template, 6]: see `_side`.
         bid_offsets: In and out: `bid_offsets[row]` says where in `bid_price` the bids of `row` begin.
         bid_price: Out; long enough for all, and not empty.
@@ -407,6 +441,8 @@ def decode_levels(
     """
     values = np.zeros(11, np.int64)
     used = np.zeros(2, np.uint64)
+    body = np.zeros(3, np.uint64)
+    nothing = np.zeros((0, BODY_WORDS), np.uint64)
     while row < offsets.size and codes[row] >= 0:
         code = np.int64(codes[row])
         _, frame = receive_time(text, offsets[row])
@@ -415,6 +451,7 @@ def decode_levels(
         end = _match(
             text, frame, literals, parts[part[code] : part[code + 1]], numbers[code], limits[code],
             bid_price, bid_quantity, bid_offsets[row], ask_price, ask_quantity, ask_offsets[row], values, used,
+            formats[code] & np.uint64(0), nothing, body,
         )  # fmt: skip
         if (
             end < 0

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import DIGITS_MAX, Int64s, hash_line
+from twintape.columns.bodies import NO_BODIES
+from twintape.columns.kernel import DIGITS_MAX, Int64s, Words, hash_line
 from twintape.columns.match import decode_levels, receive_time, scan_lines
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover
 from twintape.core import wire
@@ -166,7 +167,13 @@ def frame_of(text: bytes, offset: int, length: int) -> bytes:
 
 
 def scan(
-    text: bytes, market: Market, templates: TemplateSet, *, seed: tuple[np.uint64, np.uint64] = UNSEEDED, count: int | None = None
+    text: bytes,
+    market: Market,
+    templates: TemplateSet,
+    *,
+    seed: tuple[np.uint64, np.uint64] = UNSEEDED,
+    count: int | None = None,
+    bodies: Words = NO_BODIES,
 ) -> Headers:
     """Return the header of every line of `text`; new templates are added to `templates`.
 
@@ -176,6 +183,7 @@ def scan(
         templates: Shapes that are known.
         seed: What the lines' digests go on from (`kernel.hash_seed`).
         count: How many lines there are, if that is known.
+        bodies: Bodies that were checked before (`bodies.new_bodies`); changed. They make no difference to the result.
 
     Raises:
         CorruptionError: The text is not (so many) whole lines that start with a receive time.
@@ -189,7 +197,9 @@ def scan(
     row = position = code = 0
     while True:
         tables = templates.tables
-        row, position, code = scan_lines(buffer, position, row, code, market is Market.SPOT, seed[0], seed[1], *tables, words)
+        row, position, code = scan_lines(
+            buffer, position, row, code, market is Market.SPOT, seed[0], seed[1], *tables, bodies, words
+        )
         if row == count:
             break
         end = text.find(b"\n", position)

@@ -26,7 +26,7 @@ from twintape.columns.schema import DECIMALS_MAX, DepthColumns, Template
 from twintape.columns.templates import Tables, TemplateSet
 from twintape.core.errors import CorruptionError
 
-__all__ = ["Copies", "Printer", "body_parts", "hash_copies", "render", "render_lines"]
+__all__ = ["Copies", "Printer", "hash_copies", "render", "render_lines"]
 
 _INTEGER_BYTES_MAX = 19
 _NUMBER_BYTES_MAX = _INTEGER_BYTES_MAX + 1 + DECIMALS_MAX
@@ -102,6 +102,7 @@ def _render(
     part: Int64s,
     parts: Int64s,
     numbers: Int64s,
+    formats: Words,  # noqa: ARG001 - the tables are given as a whole
     scales: Int64s,
     bid_offsets: Int64s,
     bid_price: Int64s,
@@ -253,22 +254,6 @@ class Printer:
 
 
 # --- copies ----------------------------------------------------------------------------------------------------------------
-
-
-def body_parts(template: Template) -> tuple[object, ...] | None:
-    """Return how the template prints a body, the text from the first `[` to the last `]`, or None if more than the levels stand there."""
-    sides = [place for place in range(1, len(template.parts), 2) if template.parts[place] in "ba"]
-    if len(sides) != 2 or sides[1] != sides[0] + 2:
-        return None
-    head, tail = "".join(template.parts[: sides[0]]), "".join(template.parts[sides[1] + 1 :])
-    if "[" in head or "]" in tail:
-        return None
-    return (
-        *template.parts[sides[0] : sides[1] + 1],
-        template.price_decimals,
-        template.quantity_decimals,
-        template.level_suffix,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.kernel import Bytes, Int64s, hash_seed, kernel
+from twintape.columns.bodies import NO_BODIES
+from twintape.columns.kernel import Bytes, Int64s, Words, hash_seed, kernel
 from twintape.columns.match import receive_time
 from twintape.columns.parse import HEADER_WORDS, Headers, scan
 from twintape.columns.schema import Template
@@ -47,7 +48,13 @@ class Survey:
     control: list[tuple[str, bytes]]
 
 
-def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet], index: segment.Index | None = None) -> Survey:
+def survey(
+    data: bytes,
+    connection: str,
+    known: MutableMapping[str, TemplateSet],
+    index: segment.Index | None = None,
+    bodies: Words = NO_BODIES,
+) -> Survey:
     """Read a whole sealed segment.
 
     Args:
@@ -56,6 +63,7 @@ def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet]
         known: By stream name, shapes of frames seen in segments before; changed. What is in it makes no difference to the result but which template has
             which code.
         index: Its index, if that has been read from these bytes before.
+        bodies: Bodies seen in segments before (`bodies.new_bodies`); changed. They make no difference to the result.
 
     Raises:
         CorruptionError: It is damaged, or its index says what is not true.
@@ -77,12 +85,12 @@ def survey(data: bytes, connection: str, known: MutableMapping[str, TemplateSet]
             continue
         templates = known.setdefault(stream.name, TemplateSet())
         before = len(templates)
-        found = headers[stream.name] = _scan(data, index, stream, connection, templates, facts)
+        found = headers[stream.name] = _scan(data, index, stream, connection, templates, facts, bodies)
         if len(templates) > TEMPLATES_SHARED_MAX:
             del known[stream.name]
             if before and len(templates) == TEMPLATES_MAX:
                 # A full set leaves lines without a template: which ones must not depend on the segments before.
-                found[:] = _scan(data, index, stream, connection, TemplateSet(), facts)
+                found[:] = _scan(data, index, stream, connection, TemplateSet(), facts, bodies)
     if not facts.ordinary():
         index = segment.verify_segment(data)
     return Survey(index, headers, control)
@@ -93,13 +101,19 @@ def _cut(data: bytes, block: segment.Block) -> bytes:
 
 
 def _scan(
-    data: bytes, index: segment.Index, stream: segment.StreamIndex, connection: str, templates: TemplateSet, facts: _Facts
+    data: bytes,
+    index: segment.Index,
+    stream: segment.StreamIndex,
+    connection: str,
+    templates: TemplateSet,
+    facts: _Facts,
+    bodies: Words,
 ) -> list[Headers]:
     seed = hash_seed(index.collector, connection)
     found = []
     for block in stream.blocks:
         text = segment.read_block(_cut(data, block), block, count_lines=False)
-        found.append(scan(text, index.market, templates, seed=seed, count=block.count))
+        found.append(scan(text, index.market, templates, seed=seed, count=block.count, bodies=bodies))
         facts.add_depth(text, found[-1], block)
     return found
 

@@ -13,7 +13,8 @@ from typing import NamedTuple, overload
 import msgspec
 import numpy as np
 
-from twintape.columns.kernel import DIGITS_MAX, Bytes, Int64s
+from twintape.columns.bodies import body_format
+from twintape.columns.kernel import DIGITS_MAX, Bytes, Int64s, Words
 from twintape.columns.schema import DECIMALS_MAX, FIELDS, TIME_DIGITS, Template
 from twintape.core import wire
 from twintape.core.errors import WireError
@@ -43,12 +44,14 @@ class Tables(NamedTuple):
         part: int64[template+1]: the parts of template t are rows `[part[t], part[t+1])` of `parts`.
         parts: int64[part, 3]: start and stop of the literal, code of the field behind it (-1: none, the end).
         numbers: int64[template, 5]: price decimals, quantity decimals, start and stop of the level suffix, digits of a time.
+        formats: uint64[template]: how bodies are printed (`bodies.body_format`), 0 where they have none of their own.
     """
 
     literals: Bytes
     part: Int64s
     parts: Int64s
     numbers: Int64s
+    formats: Words
 
 
 def _tables(templates: Sequence[Template]) -> Tables:
@@ -75,6 +78,7 @@ def _tables(templates: Sequence[Template]) -> Tables:
         np.array(first_parts, np.int64),
         np.array(parts, np.int64).reshape(-1, 3),
         np.array(numbers, np.int64).reshape(-1, 5),
+        np.array([body_format(template) for template in templates], np.uint64),
     )
 
 

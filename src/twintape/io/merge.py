@@ -305,7 +305,9 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
         done += 1
         run.progress(f"{batch.market} {batch.date}: raw objects", done, len(keys))
 
-    await asyncio.gather(*(one(key) for key in keys))
+    # What several collectors heard at the same time is read one after the other: most of a copy is known by then.
+    by_time = sorted(keys, key=lambda key: (batch.view.segments[key].index.first_receive_time_ns, key))
+    await asyncio.gather(*(one(key) for key in by_time))
     batch.view.unreadable.sort(key=lambda unreadable: unreadable.key)
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+from twintape.columns.bodies import new_bodies
+from twintape.columns.kernel import Words
 from twintape.columns.schema import Template
 from twintape.columns.survey import survey
 from twintape.columns.templates import TemplateSet
@@ -163,7 +166,7 @@ def survey_object(task: SurveyTask) -> Surveyed:
     known = _known.setdefault(task.index.market, {})
     if len(known) > STREAMS_KNOWN_MAX:
         known.clear()
-    found = survey(data, task.connection, known, task.index)
+    found = survey(data, task.connection, known, task.index, _bodies())
     rows = b"".join(headers.rows.tobytes() for blocks in found.headers.values() for headers in blocks)
     templates = {name: tuple(blocks[-1].templates) for name, blocks in found.headers.items()}
     control = [(date, list(_control(text))) for date, text in found.control]
@@ -180,6 +183,12 @@ def _control(text: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
         said = parse_control(frame)
         if said is not None:
             yield time_ns, *said
+
+
+@cache
+def _bodies() -> Words:
+    """What this process knows of bodies of depth frames: it makes the copies of other collectors faster and no result another one."""
+    return new_bodies()
 
 
 _known: dict[Market, dict[str, TemplateSet]] = {}
