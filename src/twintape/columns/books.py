@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +74,8 @@ def decimals_of(snapshot: DepthSnapshot) -> tuple[int, int]:
     return decimals_needed([price for price, _ in rows]), decimals_needed([quantity for _, quantity in rows])
 
 
-def _shortest(text: str | None) -> str | None:
-    return text.rstrip("0").rstrip(".") if text is not None and "." in text else text
+def _shortest(text: str) -> str:
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 @dataclass(slots=True)
@@ -125,6 +124,7 @@ class DayBook:
     _partial_failures: list[CheckpointFailure] = field(init=False)
     _differences: dict[int, int] = field(init=False)
     _lost: set[int] = field(init=False)
+    _sides_of: dict[int, tuple[Ints, Ints, Ints, Ints]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self.book = Book(self.price_exponent, self.quantity_exponent)
@@ -209,7 +209,7 @@ class DayBook:
 
     def _meet(self, number: int, levels: Levels, first: int, position: int) -> None:
         copy = self.snapshots[number]
-        sides, complete = self._sides(copy.snapshot), self._complete(copy)
+        sides, complete = self.sides(number), self._complete(copy)
         if not self.known:
             self.book.load(*sides)
             self._set_top(first + position, self.book.apply(levels, position, position + 1))
@@ -287,6 +287,13 @@ class DayBook:
             ],
         )
 
+    def sides(self, number: int) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return the levels of a snapshot as mantissas: bid prices, bid quantities, ask prices, ask quantities."""
+        found = self._sides_of.get(number)
+        if found is None:
+            found = self._sides_of[number] = self._sides(self.snapshots[number].snapshot)
+        return found
+
     def _sides(self, snapshot: DepthSnapshot) -> tuple[Ints, Ints, Ints, Ints]:
         return (
             mantissas([price for price, _ in snapshot.bids], self.price_exponent),
@@ -308,7 +315,7 @@ class DayBook:
 
     def _record(self, number: int) -> SnapshotRecord:
         copy, position = self.snapshots[number], self._met_behind.get(number)
-        bids, asks = copy.snapshot.bids, copy.snapshot.asks
+        sides, bids, asks = self.sides(number), copy.snapshot.bids, copy.snapshot.asks
         known_low, known_high = self.regions[number].texts(self.price_exponent)
         return SnapshotRecord(
             last_update_id=copy.snapshot.last_update_id,
@@ -318,8 +325,8 @@ class DayBook:
             verdict=self.verdicts[number],
             prev_update_id=None if position is None else int(self.prev[position]),
             final_update_id=None if position is None else int(self.final[position]),
-            bid_low=_shortest(min((price for price, _ in bids), key=Decimal, default=None)),
-            ask_high=_shortest(max((price for price, _ in asks), key=Decimal, default=None)),
+            bid_low=_shortest(bids[int(np.argmin(sides[0]))][0]) if bids else None,
+            ask_high=_shortest(asks[int(np.argmax(sides[2]))][0]) if asks else None,
             differences=self._differences.get(number, 0),
             known_low=known_low,
             known_high=known_high,

@@ -50,28 +50,36 @@ def digest_lines(chunks: Sequence[Chunk]) -> LineDigests:
     Raises:
         CorruptionError: A chunk is damaged.
     """
-    parts = [_of_chunk(chunk) for chunk in chunks]
-    if not parts:
-        return LineDigests(np.zeros((0, 2), np.uint64), np.zeros(0, np.int32), np.zeros(0, np.int64), np.zeros(0, np.int32))
-    counts = [len(part[0]) for part in parts]
-    return LineDigests(
-        np.concatenate([part[0] for part in parts]),
-        np.repeat(np.arange(len(parts), dtype=np.int32), counts),
-        np.concatenate([part[1] for part in parts]),
-        np.concatenate([part[2] for part in parts]),
+    texts = {number: _of_text(chunk) for number, chunk in enumerate(chunks) if chunk.headers is None}
+    counts = [len(texts[number]) if chunk.headers is None else chunk.count for number, chunk in enumerate(chunks)]
+    total = sum(counts)
+    found = LineDigests(
+        np.empty((total, 2), np.uint64),
+        np.repeat(np.arange(len(chunks), dtype=np.int32), counts),
+        np.empty(total, np.int64),
+        np.empty(total, np.int32),
     )
+    begin = 0
+    for number, chunk in enumerate(chunks):
+        part = slice(begin, begin + counts[number])
+        if chunk.headers is None:
+            own = texts.pop(number)
+            found.digest[part], found.offset[part], found.length[part] = own.digest, own.offset, own.length
+        else:
+            rows = chunk.headers().rows
+            found.digest[part, 0], found.digest[part, 1] = rows["digest_a"], rows["digest_b"]
+            found.offset[part], found.length[part] = rows["offset"], rows["length"]
+        begin += counts[number]
+    return found
 
 
-def _of_chunk(chunk: Chunk) -> tuple[Words, Ints, Smalls]:
-    if chunk.headers is not None:
-        rows = chunk.headers().rows
-        return np.stack([rows["digest_a"], rows["digest_b"]], axis=1), rows["offset"].copy(), rows["length"].copy()
+def _of_text(chunk: Chunk) -> LineDigests:
     text = np.frombuffer(chunk.load(), np.uint8)
     ends = np.flatnonzero(text == 10)
     starts = np.r_[np.int64(0), ends[:-1] + 1] if len(ends) else np.zeros(0, np.int64)
     digest = np.empty((len(ends), 2), np.uint64)
     hash_lines(text, starts, ends, *hash_seed(chunk.collector, chunk.connection), digest)
-    return digest, starts, (ends - starts).astype(np.int32)
+    return LineDigests(digest, np.zeros(len(ends), np.int32), starts, (ends - starts).astype(np.int32))
 
 
 def digest_outputs(outputs: Outputs, date: str) -> LineDigests:
@@ -159,41 +167,35 @@ def missing_lines(whole: LineDigests, part: LineDigests) -> tuple[Ints, int]:
     Returns:
         Positions of the lines of `whole` that are not in `part`, ascending, and how many lines of `part` are not in `whole`.
     """
-    ours, theirs = _ordered(whole.digest), _ordered(part.digest)
-    matched = np.zeros(len(ours), bool)
-    strangers = _match(whole.digest, ours, part.digest, theirs, matched)
+    matched = np.zeros(len(whole), bool)
+    # Half of the table stays empty, so that what is looked for is found near where it should be.
+    table = np.full(1 << max(2 * len(whole) - 1, 1).bit_length(), -1, np.int32)
+    strangers = _match(whole.digest, part.digest, table, np.empty(len(whole), np.int32), matched)
     return np.flatnonzero(~matched), int(strangers)
 
 
-def _ordered(digest: Words) -> Ints:
-    order = np.argsort(digest[:, 0])
-    _settle(order, digest)
-    return order
-
-
 @kernel
-def _settle(order: Ints, digest: Words) -> None:
-    # Digests whose first halves are equal are nearly always equal altogether.
-    for place in range(1, order.size):
-        row = order[place]
-        at = place
-        while at > 0 and digest[order[at - 1], 0] == digest[row, 0] and digest[order[at - 1], 1] > digest[row, 1]:
-            order[at] = order[at - 1]
-            at -= 1
-        order[at] = row
-
-
-@kernel
-def _match(whole: Words, ours: Ints, part: Words, theirs: Ints, matched: NDArray[np.bool_]) -> int:
+def _match(whole: Words, part: Words, table: Smalls, behind: Smalls, matched: NDArray[np.bool_]) -> int:
+    # A hash table of rows of `whole`; digests are as good as random. Rows with the same digest hang behind each other, the lowest first.
+    mask = table.size - 1
+    for row in range(whole.shape[0] - 1, -1, -1):
+        place = np.int64(whole[row, 0] & np.uint64(mask))
+        while table[place] >= 0 and (whole[table[place], 0] != whole[row, 0] or whole[table[place], 1] != whole[row, 1]):
+            place = (place + 1) & mask
+        behind[row] = table[place]
+        table[place] = row
     strangers = 0
-    i = 0
-    for j in range(theirs.size):
-        first, second = part[theirs[j], 0], part[theirs[j], 1]
-        while i < ours.size and (whole[ours[i], 0] < first or (whole[ours[i], 0] == first and whole[ours[i], 1] < second)):
-            i += 1
-        if i < ours.size and whole[ours[i], 0] == first and whole[ours[i], 1] == second:
-            matched[ours[i]] = True
-            i += 1
-        else:
+    for row in range(part.shape[0]):
+        place = np.int64(part[row, 0] & np.uint64(mask))
+        while table[place] >= 0 and (whole[table[place], 0] != part[row, 0] or whole[table[place], 1] != part[row, 1]):
+            place = (place + 1) & mask
+        found = table[place]
+        while found >= 0 and matched[found]:
+            found = behind[found]
+        if found < 0:
             strangers += 1
+            continue
+        matched[found] = True
+        if behind[found] >= 0:
+            table[place] = behind[found]  # the matched ones need not be walked over again
     return strangers

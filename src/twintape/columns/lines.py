@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from twintape.columns.kernel import hash_seed, kernel
-from twintape.columns.parse import HEADER, Headers, scan
+from twintape.columns.parse import HEADER, HEADER_WORDS, Headers, scan
 from twintape.columns.schema import Template
 from twintape.columns.splice import assign_epochs, never_restarts
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet
@@ -181,55 +181,102 @@ def read_lines(
     """
     collectors = sorted({chunk.collector for chunk in chunks})
     connections = sorted({chunk.connection for chunk in chunks})
-    columns, counts, templates = _gather(chunks, market)
-
-    def spread(values: list[int]) -> Smalls:
-        return np.repeat(np.array(values, np.int32), counts)
-
-    columns["line"] = spread([collectors.index(chunk.collector) for chunk in chunks])
-    columns["connection"] = spread([connections.index(chunk.connection) for chunk in chunks])
-    columns["chunk"] = spread(list(range(len(chunks))))
+    rows, counts, templates = _gather(chunks, market)
+    chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
+    columns: dict[str, NDArray[Any]] = {name: rows[source] for name, source in _COLUMNS.items()}
+    columns["line"] = np.array([collectors.index(one.collector) for one in chunks], np.int32)[chunk]
+    columns["connection"] = np.array([connections.index(one.connection) for one in chunks], np.int32)[chunk]
     absurd = (columns["price_decimals"] > DECIMALS_MAX) | (columns["quantity_decimals"] > DECIMALS_MAX)
     columns["template"][absurd] = UNDECODABLE
-    for chunk, offset in misfits:
-        columns["template"][(columns["chunk"] == chunk) & (columns["offset"] == offset)] = UNDECODABLE
+    for number, offset in misfits:
+        columns["template"][(chunk == number) & (columns["offset"] == offset)] = UNDECODABLE
     epoch, order = _sorted(columns, start_update_id, RULES[market].epoch_drop_ids)
-    for name in columns:
-        columns[name] = columns[name][order]  # one after the other: a second table of this size need not be in memory
+    ordered: dict[str, NDArray[Any]] = {name: np.empty(len(rows), _KINDS[name]) for name in _COLUMNS}
+    _arrange(
+        rows.view(np.int64).reshape(-1, HEADER_WORDS), order, ordered["receive_time_ns"], ordered["event_time_us"],
+        ordered["transaction_time_us"], ordered["prev"], ordered["first"], ordered["final"], ordered["hash_a"], ordered["hash_b"],
+        ordered["offset"], ordered["length"], ordered["template"], ordered["price_decimals"], ordered["quantity_decimals"],
+    )  # fmt: skip
     epoch = epoch[order]
     return Lines(
         collectors=collectors,
         connections=connections,
         templates=templates,
         epoch=epoch,
-        group=_groups(epoch, columns["final"], columns["prev"]),
-        **columns,
+        group=_groups(epoch, ordered["final"], ordered["prev"]),
+        line=columns["line"][order],
+        connection=columns["connection"][order],
+        chunk=chunk[order],
+        **ordered,
     )
 
 
-def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[dict[str, NDArray[Any]], list[int], list[Template]]:
-    """Return the columns of all chunks one behind the other, the chunks' numbers of lines, and the sorted templates that codes mean."""
-    parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _COLUMNS}
-    shapes: list[list[Template]] = []
+def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], list[int], list[Template]]:
+    """Return the headers of all chunks one behind the other, the chunks' numbers of lines, and the sorted templates that codes mean."""
     known = TemplateSet()
-    for chunk in chunks:
-        headers = chunk.read(market, known)
-        for name, source in _COLUMNS.items():
-            parts[name].append(headers.rows[source].copy())
-        shapes.append(list(headers.templates))
-    counts = [len(part) for part in parts["final"]]
+    scanned = {number: chunk.read(market, known) for number, chunk in enumerate(chunks) if chunk.headers is None}
+    counts = [len(scanned[number]) if chunk.headers is None else chunk.count for number, chunk in enumerate(chunks)]
+    words = np.empty((sum(counts), HEADER_WORDS), np.int64)
+    shapes: list[tuple[Template, ...]] = []
+    begin = 0
+    for number, chunk in enumerate(chunks):
+        headers = scanned.pop(number, None) or chunk.read(market, known)
+        words[begin : begin + counts[number]] = headers.rows.view(np.int64).reshape(-1, HEADER_WORDS)
+        shapes.append(tuple(headers.templates))
+        begin += counts[number]
+    rows = words.view(HEADER).reshape(-1)
     # A file lists so many templates; which ones must not depend on the order of chunks.
-    ordered = sorted({template for listed in shapes for template in listed}, key=_template_key)[:TEMPLATES_MAX]
+    ordered = sorted({template for listed in set(shapes) for template in listed}, key=_template_key)[:TEMPLATES_MAX]
     place = {template: position for position, template in enumerate(ordered)}
-    for number, listed in enumerate(shapes):
-        # -1 and -2 index the table's end, so they keep their meaning.
-        renumber = np.array([*(place.get(template, SLOW) for template in listed), UNDECODABLE, SLOW], np.int16)
-        parts["template"][number] = renumber[parts["template"][number]]
-    columns = {name: np.concatenate(parts.pop(name)) if chunks else np.zeros(0, _KINDS[name]) for name in _COLUMNS}
-    return columns, counts, ordered
+    begin = 0
+    for listed, count in zip(shapes, counts, strict=True):
+        if listed != tuple(ordered[: len(listed)]):
+            # -1 and -2 index the table's end, so they keep their meaning.
+            renumber = np.array([*(place.get(template, SLOW) for template in listed), UNDECODABLE, SLOW], np.int16)
+            rows["template"][begin : begin + count] = renumber[rows["template"][begin : begin + count]]
+        begin += count
+    return rows, counts, ordered
 
 
 _KINDS = {name: HEADER[source] for name, source in _COLUMNS.items()}
+
+
+@kernel
+def _arrange(
+    rows: Ints,
+    order: Ints,
+    receive_time_ns: Ints,
+    event_time_us: Ints,
+    transaction_time_us: Ints,
+    prev: Ints,
+    first: Ints,
+    final: Ints,
+    hash_a: Words,
+    hash_b: Words,
+    offset: Ints,
+    length: Smalls,
+    template: NDArray[np.int16],
+    price_decimals: NDArray[np.int8],
+    quantity_decimals: NDArray[np.int8],
+) -> None:
+    # Cuts headers (`parse.HEADER`, as words) into columns in the given order: each row is fetched from memory once.
+    for place in range(order.size):
+        row = order[place]
+        receive_time_ns[place] = rows[row, 0]
+        event_time_us[place] = rows[row, 1]
+        transaction_time_us[place] = rows[row, 2]
+        prev[place] = rows[row, 3]
+        first[place] = rows[row, 4]
+        final[place] = rows[row, 5]
+        hash_a[place] = np.uint64(rows[row, 6])
+        hash_b[place] = np.uint64(rows[row, 7])
+        offset[place] = rows[row, 10]
+        rest = rows[row, 11]
+        length[place] = (rest << 32) >> 32
+        template[place] = (rest << 16) >> 48
+        price_decimals[place] = (rest << 8) >> 56
+        quantity_decimals[place] = rest >> 56
+
 
 RUN_MAX = 32
 """Frames of the same ids that are put in order by insertion; more of them are sorted like any others."""
@@ -242,7 +289,7 @@ def _sorted(columns: dict[str, NDArray[Any]], start_update_id: int | None, drop_
     if blind.any():
         final[blind] = columns["prev"][blind] = -1
     # Lines are nearly sorted, each for itself: merging such runs costs little, sorting by all keys at once a great deal.
-    order = np.argsort(final, kind="stable")
+    order = np.argsort(np.ascontiguousarray(final), kind="stable")
     epoch = np.where(blind, np.int32(-1), np.int32(0))
     behind = order[int(np.count_nonzero(blind)) :]
     if not never_restarts(final, columns["event_time_us"], behind, start_update_id, drop_ids=drop_ids):

@@ -447,7 +447,8 @@ def _write_snapshots(opening: BookRow | None, book: DayBook, closing: BookRow | 
     rows: list[dict[str, object]] = []
     if opening is not None:
         rows.append(_book_row("opening", opening))
-    for copy, verdict, region in zip(book.snapshots, book.verdicts, book.regions, strict=True):
+    for number, (copy, verdict, region) in enumerate(zip(book.snapshots, book.verdicts, book.regions, strict=True)):
+        sides = book.sides(number)
         rows.append(
             {
                 "kind": "rest",
@@ -462,10 +463,7 @@ def _write_snapshots(opening: BookRow | None, book: DayBook, closing: BookRow | 
                 **_bounds(region),
                 "price_exponent": finest[0],
                 "quantity_exponent": finest[1],
-                "bid_price": mantissas([price for price, _ in copy.snapshot.bids], finest[0]),
-                "bid_quantity": mantissas([quantity for _, quantity in copy.snapshot.bids], finest[1]),
-                "ask_price": mantissas([price for price, _ in copy.snapshot.asks], finest[0]),
-                "ask_quantity": mantissas([quantity for _, quantity in copy.snapshot.asks], finest[1]),
+                **dict(zip(("bid_price", "bid_quantity", "ask_price", "ask_quantity"), sides, strict=True)),
             }
         )
     if closing is not None:

@@ -40,12 +40,12 @@ class Survey:
     Attributes:
         index: Its index, every statement of which is true.
         headers: By name of depth stream: the headers of its blocks, in their order.
-        control: Date and text of the blocks of control lines, in their order: they are few, and asked for again and again.
+        control: The blocks of control lines and their texts, in their order: they are short, and asked for again and again.
     """
 
     index: segment.Index
     headers: dict[str, list[Headers]]
-    control: list[tuple[str, bytes]]
+    control: list[tuple[segment.Block, bytes]]
 
 
 def survey(
@@ -73,7 +73,7 @@ def survey(
         assert isinstance(found_index, segment.Index), "the object is whole"
         index = found_index
     headers: dict[str, list[Headers]] = {}
-    control: list[tuple[str, bytes]] = []
+    control: list[tuple[segment.Block, bytes]] = []
     facts = _Facts(index)
     for stream in index.streams:
         if not wire.is_depth(stream.stream):
@@ -81,7 +81,7 @@ def survey(
                 text = segment.read_block(_cut(data, block), block, count_lines=False)
                 facts.add_text(text, stream.name, block)
                 if stream.name == wire.TWINTAPE:
-                    control.append((block.date, text))
+                    control.append((block, text))
             continue
         templates = known.setdefault(stream.name, TemplateSet())
         before = len(templates)

@@ -38,6 +38,7 @@ __all__ = [
     "extent",
     "index_frame",
     "index_json",
+    "parse_index",
     "read_index",
 ]
 
@@ -183,8 +184,15 @@ def read_index(tail: bytes, object_size: int) -> Index | NeedMore:
         CorruptionError: It is damaged, of another format, or contradicts itself or the object's size.
     """
     text = index_json(tail, object_size)
-    if isinstance(text, NeedMore):
-        return text
+    return text if isinstance(text, NeedMore) else parse_index(text, object_size)
+
+
+def parse_index(text: bytes, object_size: int) -> Index:
+    """Return the index from its text (`index_json`).
+
+    Raises:
+        CorruptionError: It is of another format, or contradicts itself or the object's size.
+    """
     try:
         index = _decode_index(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

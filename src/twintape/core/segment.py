@@ -53,6 +53,7 @@ from twintape.core.index import (
     extent,
     index_frame,
     index_json,
+    parse_index,
     read_index,
 )
 from twintape.core.markets import Market
@@ -88,6 +89,7 @@ __all__ = [
     "format_sync",
     "index_json",
     "lines_in_order",
+    "parse_index",
     "parse_line",
     "parse_text",
     "read_block",

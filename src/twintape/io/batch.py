@@ -99,6 +99,7 @@ class Batch:
         notes: Key → what its collector noted about its connection, likewise.
         scratch: Directory of the scratch disk where the fetched objects are.
         places: Key → where on the scratch disk the object is.
+        control: `(key, offset of the block)` → text of control lines.
         headers: `(key, stream name)` → where the headers of that depth stream's frames are, and what their templates are.
     """
 
@@ -112,6 +113,7 @@ class Batch:
     clocks: dict[str, ClockStatistics | None] = field(default_factory=dict)
     notes: dict[str, list[Note]] = field(default_factory=dict)
     scratch: str = "raw"
+    control: dict[tuple[str, int], bytes] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
     headers: dict[tuple[str, str], tuple[Place, TemplateSet]] = field(default_factory=dict)
     _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
@@ -134,7 +136,9 @@ class Batch:
     def share(self, scratch: str) -> Batch:
         """Return the batch for one share: what that finds damaged or gone, it finds for its own days alone, whatever the others do."""
         view = RawView(dict(self.view.segments), list(self.view.unreadable))
-        return replace(self, view=view, sha256={}, plan=None, clocks={}, notes={}, scratch=scratch, places={}, headers={})
+        return replace(
+            self, view=view, sha256={}, plan=None, clocks={}, notes={}, scratch=scratch, places={}, headers={}, control={}
+        )
 
     def recorded(self, symbol: str, stream: str) -> list[KeyedBlock]:
         """Return every block of a stream whose segment is at hand, by key and in order."""

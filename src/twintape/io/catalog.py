@@ -134,9 +134,7 @@ async def read_index(store: Store, info: ObjectInfo) -> tuple[segment.Index, str
         tail = await store.get_range(info.key, info.size - size, size)
         text = segment.index_json(tail, info.size)
         if not isinstance(text, segment.NeedMore):
-            index = segment.read_index(tail, info.size)
-            assert isinstance(index, segment.Index), "its text was whole"
-            return index, digest(text)
+            return segment.parse_index(text, info.size), digest(text)
         if text.size <= size or text.size > info.size:
             raise CorruptionError(f"{info.key}: the index claims {text.size} of {info.size} bytes")
         size = text.size

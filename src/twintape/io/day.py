@@ -62,6 +62,7 @@ class BlockRef:
         connection: On which connection, as the archive names it.
         block: Which part of the segment.
         headers: Of a depth stream: where the headers of the block's lines are, and what their templates are.
+        text: Of a block of control lines: its text.
     """
 
     source: int
@@ -70,6 +71,7 @@ class BlockRef:
     connection: str
     block: segment.Block
     headers: tuple[Place, TemplateSet] | None = None
+    text: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,8 @@ class DayResult:
 
 def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
     def load() -> bytes:
+        if ref.text is not None:
+            return ref.text
         # The pass over the whole object has counted the lines.
         data = disk.read(ref.place.path, ref.place.offset + ref.block.offset, ref.block.size)
         return segment.read_block(data, ref.block, count_lines=False)
@@ -166,7 +170,7 @@ def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
     def headers() -> Headers:
         return Headers(np.frombuffer(disk.read(place.path, place.offset, place.size), HEADER), templates)
 
-    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers)
+    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers, ref.block.count)
 
 
 def _chunks(task: DayTask, disk: Reader) -> list[Chunk]:

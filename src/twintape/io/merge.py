@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 from twintape.columns.parse import HEADER
 from twintape.columns.templates import TemplateSet
@@ -249,7 +250,7 @@ def _drop_raw(run: MergeRun, batch: Batch) -> None:
         pack = run.packs.pop(f"{batch.scratch}/{name}", None)
         if pack is not None:
             pack.remove()
-    for fetched in (batch.sha256, batch.places, batch.headers):
+    for fetched in (batch.sha256, batch.places, batch.headers, batch.control):
         fetched.clear()
 
 
@@ -290,13 +291,14 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     raw, headers = (
         run.packs.setdefault(f"{batch.scratch}/{name}", Pack(run.scratch, f"{batch.scratch}/{name}")) for name in PACKS
     )
+    in_place = isinstance(run.store, LocalStore)
     done = 0
 
     async def one(key: str) -> None:
         nonlocal done
         async with limit:
             try:
-                await sound(partial(_fetch_object, run, batch, key, raw, headers))
+                await sound(partial(_fetch_object, run, batch, key, None if in_place else raw, headers))
             except NotFoundError:
                 del batch.view.segments[key]  # a prune was faster
             except CorruptionError as error:
@@ -311,7 +313,7 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     batch.view.unreadable.sort(key=lambda unreadable: unreadable.key)
 
 
-async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack, headers: Pack) -> None:
+async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack | None, headers: Pack) -> None:
     segment_of = batch.view.segments[key]
     data = await run.store.get(key)
     sha256 = digest(data)
@@ -321,7 +323,7 @@ async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack, header
     if len(data) != segment_of.info.size or isinstance(text, segment.NeedMore) or digest(text) != segment_of.index_sha256:
         raise CorruptionError("the index changed while it was read")
     # What is a file of this machine is read again where it is.
-    place = Place(run.store.local_path(key), 0, len(data)) if isinstance(run.store, LocalStore) else raw.add(data)
+    place = raw.add(data) if raw is not None else Place(cast("LocalStore", run.store).local_path(key), 0, len(data))
     here = data if isinstance(run.executor, InlineExecutor) else None
     task = SurveyTask(_scratch_of(run), place, segment_of.index, _connection(segment_of), here)
     found = await run.executor.run(survey_object, task)
@@ -335,6 +337,7 @@ async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack, header
     batch.places[key] = place
     batch.clocks[key] = found.clocks.get(batch.date)
     batch.notes[key] = found.notes
+    batch.control |= {(key, offset): text for offset, text in found.control.items()}
     batch.sha256[key] = sha256
 
 
@@ -491,7 +494,8 @@ async def _task(
 
 def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: tuple[Place, TemplateSet] | None = None) -> BlockRef:
     raw = batch.view.segments[key]
-    return BlockRef(source, batch.places[key], raw.key.collector, _connection(raw), block, headers)
+    text = batch.control.get((key, block.offset))
+    return BlockRef(source, batch.places[key], raw.key.collector, _connection(raw), block, headers, text)
 
 
 def _refs(batch: Batch, keys: list[str], blocks: Sequence[tuple[str, segment.Block]], symbol: str, stream: str) -> list[BlockRef]:

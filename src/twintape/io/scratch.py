@@ -146,12 +146,14 @@ class Surveyed:
         templates: By depth stream, what the headers' codes mean.
         clocks: By date, what its clock lines say.
         notes: What the collector noted about the connection.
+        control: By offset of the block in the object, the texts of its control lines.
     """
 
     rows: bytes
     templates: dict[str, tuple[Template, ...]]
     clocks: dict[str, ClockStatistics | None]
     notes: list[Note]
+    control: dict[int, bytes]
 
 
 def survey_object(task: SurveyTask) -> Surveyed:
@@ -169,12 +171,12 @@ def survey_object(task: SurveyTask) -> Surveyed:
     found = survey(data, task.connection, known, task.index, _bodies())
     rows = b"".join(headers.rows.tobytes() for blocks in found.headers.values() for headers in blocks)
     templates = {name: tuple(blocks[-1].templates) for name, blocks in found.headers.items()}
-    control = [(date, list(_control(text))) for date, text in found.control]
+    control = [(block.date, list(_control(text))) for block, text in found.control]
     clocks: dict[str, ClockStatistics | None] = {}
     for date, said in control:
         clocks[date] = joined(clocks.get(date), clock_of((kind, fields) for _, kind, fields in said))
     notes = notes_of((line for _, said in control for line in said), task.index.connection)
-    return Surveyed(rows, templates, clocks, notes)
+    return Surveyed(rows, templates, clocks, notes, {block.offset: text for block, text in found.control})
 
 
 def _control(text: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
