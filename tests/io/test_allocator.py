@@ -38,6 +38,12 @@ def test_pieces_of_a_megabyte_are_not_fetched_from_the_system_again():
     assert few * 4 < many
 
 
+def test_arrow_takes_its_memory_from_the_same_allocator():
+    program = "import pyarrow as pa; from twintape.io.allocator import keep_freed_memory as keep; keep(); print(pa.default_memory_pool().backend_name)"
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "system"
+
+
 def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch):
     monkeypatch.setattr(allocator.ctypes, "CDLL", lambda _name: object())
     assert keep_freed_memory() is False

@@ -169,6 +169,12 @@ def word_at(text: Bytes, position: int) -> np.uint64:
 @kernel
 def same_bytes(text: Bytes, position: int, other: Bytes, start: int, stop: int) -> bool:
     """Return whether the text at `position` begins with `other[start:stop]` (which has no NUL)."""
+    return same(text, position, other, start, stop)
+
+
+@inlined
+def same(text: Bytes, position: int, other: Bytes, start: int, stop: int) -> bool:
+    """Do what `same_bytes` does, within the caller."""
     size = stop - start
     done = 0
     while done + 8 <= size:
@@ -214,6 +220,12 @@ def value_of(values: np.uint64) -> Any:
 @kernel
 def digits(text: Bytes, position: int) -> tuple[int, int]:
     """Return how many digits stand at `position` and their value; over 18 digits count as none."""
+    return digits_at(text, position)
+
+
+@inlined
+def digits_at(text: Bytes, position: int) -> tuple[int, int]:
+    """Do what `digits` does, within the caller."""
     count, values = eight_digits(word_at(text, position))
     value = value_of(values)
     if count == 8:

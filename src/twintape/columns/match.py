@@ -18,6 +18,7 @@ from twintape.columns.kernel import (
     Int64s,
     Words,
     digits,
+    digits_at,
     eight_digits,
     first_bit,
     hash_around,
@@ -27,6 +28,7 @@ from twintape.columns.kernel import (
     kernel,
     load_word,
     not_digits,
+    same,
     same_bytes,
     value_of,
     word_at,
@@ -38,6 +40,8 @@ _E, _T, _FIRST, _FINAL, _PREV, _BIDS, _ASKS = range(7)
 _LEVEL_BYTES_MAX = 96
 """A level of numbers with fewer than eight digits before the point, its suffix aside, and the word that is loaded behind it."""
 _INT64_MAX = 2**63 - 1
+_ASCII_ZEROS = np.uint64(0x3030303030303030)
+_THREE_BYTES = np.uint64(0xFFFFFF)
 _DIGIT_VALUES = np.uint64(0x0F0F0F0F0F0F0F0F)
 
 
@@ -222,7 +226,7 @@ def _match(
     row = -1
     while row + 1 < parts.shape[0]:
         row += 1
-        if not same_bytes(text, position, literals, parts[row, 0], parts[row, 1]):
+        if not same(text, position, literals, parts[row, 0], parts[row, 1]):
             return -1
         position += parts[row, 1] - parts[row, 0]
         field = parts[row, 2]
@@ -258,7 +262,7 @@ def _match(
             values[place + 1] = position
             values[place + 2] = count
             continue
-        count, value = digits(text, start)
+        count, value = digits_at(text, start)
         if count == 0 or (count > 1 and text[start] == 48):
             return -1
         if field <= _T and count != numbers[4]:
@@ -275,6 +279,15 @@ def _match(
 @kernel
 def receive_time(text: Bytes, position: int) -> tuple[int, int]:
     """Return the receive time at `position` and where the frame starts, or -1 if none stands there."""
+    if position + 24 <= text.size and 49 <= text[position] <= 56:
+        # As they are since 2001: 19 digits.
+        first, second, third = load_word(text, position + 1), load_word(text, position + 9), load_word(text, position + 16)
+        if (not_digits(first) | not_digits(second) | (not_digits(third) & _THREE_BYTES)) == np.uint64(0) and text[
+            position + 19
+        ] == 32:
+            value = value_of(first ^ _ASCII_ZEROS) * POWERS_OF_TEN[8] + value_of(second ^ _ASCII_ZEROS)
+            value = value * 100 + 10 * np.int64(text[position + 17]) + np.int64(text[position + 18]) - 528
+            return value + (np.int64(text[position]) - 48) * POWERS_OF_TEN[18], position + 20
     count, value = digits(text, position)
     if count == 0:
         # Zero or over 18 digits: receive times have 19.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -34,12 +35,33 @@ _SLACK = 16  # the digit printers write whole words
 
 
 @inlined
+def _divided(mantissa: int, unit: int) -> Any:
+    # The usual units are spelled out: dividing by a constant is a multiplication, and unsigned.
+    value = np.uint64(mantissa)
+    if unit == 100:
+        return np.int64(value // np.uint64(100))
+    if unit == 100_000:
+        return np.int64(value // np.uint64(100_000))
+    if unit == 10:
+        return np.int64(value // np.uint64(10))
+    if unit == 1000:
+        return np.int64(value // np.uint64(1000))
+    if unit == 10_000:
+        return np.int64(value // np.uint64(10_000))
+    if unit == 1_000_000:
+        return np.int64(value // np.uint64(1_000_000))
+    if unit == 100_000_000:
+        return np.int64(value // np.uint64(100_000_000))
+    return np.int64(value // np.uint64(unit))
+
+
+@inlined
 def _put_decimal(out: Bytes, position: int, mantissa: int, decimals: int, scale: Int64s) -> int:
     # `scale`: the unit of the mantissa, and the factor and the divisor that take what is behind the point to `decimals` digits. Returns
     # -1 if that leaves a rest.
     if mantissa < 0:
         return -1
-    whole = mantissa // scale[0]
+    whole = _divided(mantissa, scale[0])
     fraction = (mantissa - whole * scale[0]) * scale[1]
     if scale[2] != 1:
         exact = fraction

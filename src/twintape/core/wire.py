@@ -595,7 +595,8 @@ def parse_control(frame: bytes) -> tuple[str, dict[str, Any]] | None:
     if not frame.startswith(b'{"stream":"!twintape@'):
         return None
     try:
-        fields = json.loads(frame)
+        # As of bytes, but without a look at how they are encoded.
+        fields = json.loads(frame.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
     return str(fields["stream"]).removeprefix("!twintape@"), fields

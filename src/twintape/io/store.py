@@ -176,7 +176,7 @@ class FileStore:
 
     def local_path(self, key: str) -> str:
         """Return the absolute path of the object's file."""
-        return str(self._tree.root / check_key(key))
+        return f"{self._tree.root}/{check_key(key)}"
 
     async def head(self, key: str) -> ObjectInfo:
         """Return the object's size and time."""
