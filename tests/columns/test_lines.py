@@ -107,8 +107,10 @@ def test_headers_that_are_there_are_not_read_from_the_text_again():
 
     def swept(chunk):
         headers = chunk.read(Market.SPOT, TemplateSet())
-        return replace(chunk, load=refuse, headers=lambda: headers)
+        return replace(chunk, load=refuse, headers=lambda: headers, count=len(headers))
 
+    for chunk in map(swept, chunks):
+        assert replace(chunk, count=None).headers_count() == chunk.headers_count() == chunk.count
     found = read_lines([swept(chunk) for chunk in chunks], Market.SPOT, start_update_id=None)
     expected = read_lines(chunks, Market.SPOT, start_update_id=None)
     assert (found.final.tolist(), found.templates) == (expected.final.tolist(), expected.templates)

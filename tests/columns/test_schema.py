@@ -289,11 +289,3 @@ def test_text_that_is_no_template_list_is_corrupt(text):
 def test_the_flags_are_single_bits():
     flags = [schema.GAP_BEFORE, schema.OVERLAP, schema.LINE_SWITCH, schema.EPOCH_START, schema.BOOK_UNKNOWN]
     assert flags == [1, 2, 4, 8, 16]
-
-
-def test_a_file_in_memory_gives_its_bytes_once():
-    parts = schema.Parts()
-    assert parts.writable()
-    assert [parts.write(piece) for piece in (b"one", memoryview(b"two"), b"")] == [3, 3, 0]
-    assert parts.getvalue() == b"onetwo"
-    assert parts.getvalue() == b""

@@ -51,7 +51,7 @@ def digest_lines(chunks: Sequence[Chunk]) -> LineDigests:
         CorruptionError: A chunk is damaged.
     """
     texts = {number: _of_text(chunk) for number, chunk in enumerate(chunks) if chunk.headers is None}
-    counts = [len(texts[number]) if chunk.headers is None else chunk.count for number, chunk in enumerate(chunks)]
+    counts = [len(texts[number]) if number in texts else chunk.headers_count() for number, chunk in enumerate(chunks)]
     total = sum(counts)
     found = LineDigests(
         np.empty((total, 2), np.uint64),

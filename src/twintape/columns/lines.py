@@ -70,6 +70,11 @@ class Chunk:
             return self.headers()
         return scan(self.load(), market, templates, seed=hash_seed(self.collector, self.connection))
 
+    def headers_count(self) -> int:
+        """Return how many lines a chunk with headers has."""
+        assert self.headers is not None, "it has headers"
+        return len(self.headers()) if self.count is None else self.count
+
 
 class ChunkTexts:
     """The chunks' texts by position, the least recently used ones forgotten."""
@@ -215,7 +220,7 @@ def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], 
     """Return the headers of all chunks one behind the other, the chunks' numbers of lines, and the sorted templates that codes mean."""
     known = TemplateSet()
     scanned = {number: chunk.read(market, known) for number, chunk in enumerate(chunks) if chunk.headers is None}
-    counts = [len(scanned[number]) if chunk.headers is None else chunk.count for number, chunk in enumerate(chunks)]
+    counts = [len(scanned[number]) if number in scanned else chunk.headers_count() for number, chunk in enumerate(chunks)]
     words = np.empty((sum(counts), HEADER_WORDS), np.int64)
     shapes: list[tuple[Template, ...]] = []
     begin = 0

@@ -8,6 +8,7 @@ Three passes: headers of every line (`lines`), the decision (`fates`), then the 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +37,6 @@ from twintape.columns.schema import (
     ROW_GROUP_EVENTS,
     SNAPSHOT,
     DepthColumns,
-    Parts,
     Table,
     TableWriter,
     dictionary_array,
@@ -277,7 +277,7 @@ def _write_depth(
     sanity: SanityTally,
 ) -> tuple[Table, int]:
     templates, codes = _used_templates(lines, fates.chain)
-    sink = Parts()
+    sink = io.BytesIO()
     decoder = LevelDecoder(market, templates, price_exponent=book.price_exponent, quantity_exponent=book.quantity_exponent)
     level_count = 0
     misfits: frozenset[tuple[int, int]] = frozenset()
@@ -391,7 +391,7 @@ def _write_arrival(lines: Lines, fates: Fates) -> Table:
         )
     )
     rows = rows[order]
-    sink = Parts()
+    sink = io.BytesIO()
     with TableWriter(ARRIVAL, sink, templates=list(templates)) as writer:
         for begin in range(0, len(rows), ROW_GROUP_EVENTS):
             part = rows[begin : begin + ROW_GROUP_EVENTS]
@@ -468,7 +468,7 @@ def _write_snapshots(opening: BookRow | None, book: DayBook, closing: BookRow | 
         )
     if closing is not None:
         rows.append(_book_row("closing", closing))
-    sink = Parts()
+    sink = io.BytesIO()
     with TableWriter(SNAPSHOT, sink) as writer:
         for row in rows:
             writer.write(pa.RecordBatch.from_pylist([row], schema=SNAPSHOT))

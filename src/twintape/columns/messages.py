@@ -7,6 +7,7 @@ A pure function of the multiset of lines: their order makes no difference, nor w
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -26,7 +27,6 @@ from twintape.columns.schema import (
     COPY,
     ROW_GROUP_EVENTS,
     TEMPLATES_KEY,
-    Parts,
     Table,
     TableWriter,
     Template,
@@ -320,7 +320,7 @@ def _typed_table(frames: _Frames, kind: FlatKind, scales: dict[str, int], rows: 
     metadata, codes = _renumbered(frames, kind, rows)
     columns_of = flat_schema(kind)
     places = frames.places
-    sink = Parts()
+    sink = io.BytesIO()
     with TableWriter(columns_of, sink, metadata=metadata) as writer:
         for begin in range(0, len(rows), ROW_GROUP_EVENTS):
             part = rows[begin : begin + ROW_GROUP_EVENTS]
@@ -392,7 +392,7 @@ def _copy_table(frames: _Frames, kind: FlatKind, fate: NDArray[np.int8], group: 
     )
     rows = rows[np.lexsort(keys)]
     metadata, codes = _renumbered(frames, kind, rows)
-    sink = Parts()
+    sink = io.BytesIO()
     with TableWriter(COPY, sink, metadata=metadata) as writer:
         for begin in range(0, len(rows), ROW_GROUP_EVENTS):
             part = rows[begin : begin + ROW_GROUP_EVENTS]

@@ -39,7 +39,6 @@ __all__ = [
     "TIME_DIGITS",
     "VERBATIM",
     "DepthColumns",
-    "Parts",
     "Table",
     "TableReader",
     "TableWriter",
@@ -427,32 +426,10 @@ def _encodings(schema: pa.Schema) -> dict[str, Any]:
     }
 
 
-class Parts(io.RawIOBase):
-    """A binary file in memory that is only written to: a buffer that grows would be copied again and again."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        """Return True."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Append bytes, and return how many there were."""
-        self._parts.append(bytes(data))
-        return len(self._parts[-1])
-
-    def getvalue(self) -> bytes:
-        """Return all bytes, and forget them."""
-        data = b"".join(self._parts)
-        self._parts.clear()
-        return data
-
-
 class _Valve(io.RawIOBase):
     """Passes bytes on until it is shut: pyarrow's writer finishes its file even when it is thrown away, which must not look finished."""
 
-    def __init__(self, sink: IO[bytes] | Parts) -> None:
+    def __init__(self, sink: IO[bytes]) -> None:
         self._sink = sink
         self.shut = False
 
@@ -480,7 +457,7 @@ class TableWriter:
     def __init__(
         self,
         schema: pa.Schema,
-        sink: IO[bytes] | Parts,
+        sink: IO[bytes],
         *,
         templates: Sequence[Template] | None = None,
         metadata: Mapping[bytes, bytes] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from twintape.columns.lines import ChunkTexts
-from twintape.columns.schema import ROW_GROUP_EVENTS, VERBATIM, Parts, Table, TableWriter, dictionary_array
+from twintape.columns.schema import ROW_GROUP_EVENTS, VERBATIM, Table, TableWriter, dictionary_array
 
 __all__ = ["CONFLICT", "OTHER", "REASONS", "Places", "verbatim_table"]
 
@@ -66,7 +67,7 @@ def verbatim_table(texts: ChunkTexts, places: Places, reason: NDArray[np.int8]) 
     """
     order = np.lexsort((reason, places.receive_time_ns, places.connection, places.line))
     _settle_ties(order, texts, places)
-    sink = Parts()
+    sink = io.BytesIO()
     with TableWriter(VERBATIM, sink) as writer:
         for begin in range(0, len(order), ROW_GROUP_EVENTS):
             part = places.take(order[begin : begin + ROW_GROUP_EVENTS])

@@ -74,8 +74,7 @@ SNAPSHOT = "depthSnapshot"
 STREAM_NAME_BYTES_MAX = 80
 """Percent-encoded, a longer name of unlucky letters would be no file name any more."""
 SYMBOL_BYTES_MAX = 64
-STREAM_NAMES_KNOWN_MAX = 4096
-"""Stream names whose parts are remembered: indexes say the same few again and again."""
+STREAM_NAMES_KNOWN_MAX = 4096  # whose parts are remembered: indexes say the same few again and again
 
 _WRAPPER = b'{"stream":"'
 _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
@@ -595,7 +594,6 @@ def parse_control(frame: bytes) -> tuple[str, dict[str, Any]] | None:
     if not frame.startswith(b'{"stream":"!twintape@'):
         return None
     try:
-        # As of bytes, but without a look at how they are encoded.
         fields = json.loads(frame.decode("utf-8", "surrogatepass"))
     except (ValueError, RecursionError):
         return None
