@@ -15,7 +15,7 @@ from twintape.cli.compare_text import live_view, print_report, row_text
 from twintape.columns.report import Report
 from twintape.core.client import Client
 from twintape.core.gateway import Partition
-from twintape.core.lineup import Lineup, event_of
+from twintape.core.lineup import Event, Lineup, Row, Verdict, event_of
 from twintape.core.markets import Market
 from twintape.io.listening import ClientState
 
@@ -140,8 +140,26 @@ def test_rows_are_lined_up_by_id_on_screen_and_on_paper(tmp_path: Path) -> None:
         console.print(live_view([("BTCUSDT", row) for row in rows[-20:]], [lineup], states, "3 of 9 s"))
         text = console.export_text()
         assert "paris: U-u (not connected)" in text
-        assert "cut differently: " in text
+        assert "cut\xa0differently:\xa0" in text
         assert max(map(len, text.splitlines())) <= width
+
+
+def test_on_screen_ids_are_as_short_as_they_can_be_read() -> None:
+    def event(prev: int, final: int) -> Event:
+        return Event(prev, prev + 1, final, 0, b"")
+
+    cells = ((event(9999, 10001), event(10001, 10050)), (event(10000, 10005),), ())
+    states = [ClientState(Client(name), connected=True) for name in "abc"]
+    console = Console(width=120, record=True, file=io.StringIO())
+    row = Row(9999, 10050, cells, Verdict.CUT)
+    console.print(live_view([("BTCUSDT", row)], [Lineup(3)], states, "1 s"))
+    words = console.export_text().splitlines()[-1].split()
+    assert words == ["≠", "BTCUSDT", "10000-01", "02-50", "10001-05", "–"]
+
+
+def test_the_verdict_is_said_again_behind_the_examples(tmp_path: Path) -> None:
+    last = run(*tapes(tmp_path, Partition.SPLIT)).splitlines()[-1]
+    assert last == "tokyo | paris: RE-CUT WINDOWS: the same updates, now and then cut elsewhere"
 
 
 def test_json_has_no_other_output(tmp_path: Path) -> None:

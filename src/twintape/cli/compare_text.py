@@ -111,18 +111,27 @@ def print_report(report: Report, console: Console, *, examples: bool = True) -> 
                 if example.kind not in shown:
                     shown.add(example.kind)
                     _print_example(f"{one.symbol} {one.stream}", pair, example, Market(report.market), console)
+    if shown:
+        console.print()
+        for total in report.totals:
+            # Long examples have pushed the first words off the screen.
+            console.print(Text(f"{total.a} | {total.b}: {headline(total.findings)}", style=_style(total)))
 
 
 def _verdict(total: Total) -> Panel:
     grave = any(name in GRAVE for name in total.findings)
-    calm = not total.findings or total.findings == ["restamped"]
-    style = "bold white on red" if grave else "green" if calm else "yellow"
     lines = [Text(headline(total.findings), style="bold")]
     lines += [Text(f"also {meaning(name)}") for name in total.findings[1:]]
     lines.append(
         Text(f"{plural(total.windows, 'window')} in {plural(total.streams, 'stream')}", style="dim" if not grave else "")
     )
-    return Panel(Group(*lines), title=f"{total.a} | {total.b}", border_style=style, title_align="left")
+    return Panel(Group(*lines), title=f"{total.a} | {total.b}", border_style=_style(total), title_align="left")
+
+
+def _style(total: Total) -> str:
+    if any(name in GRAVE for name in total.findings):
+        return "bold white on red"
+    return "green" if not total.findings or total.findings == ["restamped"] else "yellow"
 
 
 def _levels(total: Total) -> Table:
@@ -305,6 +314,18 @@ def _cell(row: Row, client: int) -> str:
     return " ".join(f"{event.first_update_id}-{event.final_update_id}" for event in row.cells[client]) or "–"
 
 
+def _short_cell(row: Row, client: int) -> str:
+    """Return the ids of a cell as short as they can be read: the first in full, of the others the last digits."""
+    events = row.cells[client]
+    if not events:
+        return "–"
+    first, last = str(events[0].first_update_id), str(events[-1].final_update_id)
+    alike = next((place for place, (one, two) in enumerate(zip(first, last, strict=False)) if one != two), len(last))
+    digits = max(len(last) - alike, 2) if len(first) == len(last) else len(last)
+    ids = [(str(event.first_update_id)[-digits:], str(event.final_update_id)[-digits:]) for event in events]
+    return " ".join([f"{first}-{ids[0][1]}", *(f"{start}-{end}" for start, end in ids[1:])])
+
+
 def row_text(symbol: str, row: Row) -> str:
     """Return a row as a line of plain text."""
     cells = "  |  ".join(_cell(row, client) for client in range(len(row.cells)))
@@ -317,9 +338,10 @@ def live_view(
     """Return the screen of a live comparison: counts, then the newest rows side by side."""
     counts = {verdict: sum(lineup.counts[verdict] for lineup in lineups) for verdict in lineups[0].counts}
     summary = Text("  ").join(
-        Text(f"{_MARKS[verdict]} {verdict}: {count:,}", style=_VERDICT_STYLES[verdict]) for verdict, count in counts.items()
+        Text(f"{_MARKS[verdict]} {verdict}: {count:,}".replace(" ", "\xa0"), style=_VERDICT_STYLES[verdict])
+        for verdict, count in counts.items()
     )
-    summary.append(f"   {left}", style="dim")
+    summary.append("   " + left.replace(" ", "\xa0"), style="dim")
     table = Table(expand=True, box=None, padding=(0, 1))
     table.add_column("", width=1)
     table.add_column("symbol", no_wrap=True, max_width=12)
@@ -333,5 +355,5 @@ def live_view(
         )
     for symbol, row in rows:
         style = _VERDICT_STYLES[row.verdict]
-        table.add_row(_MARKS[row.verdict], symbol, *(_cell(row, client) for client in range(len(states))), style=style)
+        table.add_row(_MARKS[row.verdict], symbol, *(_short_cell(row, client) for client in range(len(states))), style=style)
     return Group(summary, table)
