@@ -34,15 +34,15 @@ __all__ = ["page"]
 STREAMS_MAX = 30
 """Streams with a section of their own, those that differ first."""
 _STYLE = """
-:root{--ink:#1a1d21;--soft:#667;--paper:#fff;--card:#f6f7f9;--line:#d9dde3;--good:#2e7d4f;--fair:#b7791f;--bad:#c0262d;--blue:#2b6cb0;--ground:#eceff3}
-@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#99a;--paper:#15181c;--card:#1d2126;--line:#333a42;--good:#5bb57f;--fair:#e0a84a;--bad:#f0626a;--blue:#6aa9e6;--ground:#262b31}}
+:root{--ink:#1a1d21;--soft:#667;--paper:#fff;--card:#f6f7f9;--line:#d9dde3;--good:#2e7d4f;--fair:#b7791f;--bad:#c0262d;--blue:#2b6cb0;--ground:#eceff3;--on:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e8eb;--soft:#99a;--paper:#15181c;--card:#1d2126;--line:#333a42;--good:#5bb57f;--fair:#e0a84a;--bad:#f0626a;--blue:#6aa9e6;--ground:#262b31;--on:#0f1216}}
 *{box-sizing:border-box}body{font:16px/1.5 system-ui,"DejaVu Sans",sans-serif;color:var(--ink);background:var(--paper);margin:0 auto;max-width:980px;padding:24px}
 h1{font-size:1.6rem;margin:.2em 0}h2{font-size:1.2rem;margin:2em 0 .4em;border-bottom:1px solid var(--line)}h3{font-size:1rem;margin:1.4em 0 .3em}h3.pair{margin-top:2.2em;border-left:4px solid var(--blue);padding-left:8px}ul{margin:.4em 0}
 .small,.soft{font-size:.85rem;color:var(--soft)}.verdict{border-left:8px solid var(--tone);background:var(--card);padding:14px 18px;margin:14px 0;border-radius:4px}
 .verdict b{font-size:1.15rem;color:var(--tone)}.good{--tone:var(--good)}.fair{--tone:var(--fair)}.bad{--tone:var(--bad)}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:left;padding:5px 10px 5px 0;border-bottom:1px solid var(--line);vertical-align:top}
 th{font-weight:600;color:var(--soft);font-size:.85rem}td.n,th.n{text-align:right}.wrap{overflow-wrap:anywhere}.tone{color:var(--tone);font-weight:600}
-.pic{overflow-x:auto}svg{width:100%;min-width:640px;height:auto;display:block}svg text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:var(--ink)}svg text.small{font-size:11px;fill:var(--soft)}svg text.on{fill:#fff;font-size:11px}
+.pic{overflow-x:auto}svg{width:100%;min-width:640px;height:auto;display:block}svg text{font:13px system-ui,"DejaVu Sans",sans-serif;fill:var(--ink)}svg text.small{font-size:11px;fill:var(--soft)}svg text.on{fill:var(--on);font-size:11px}
 .up{fill:var(--good);opacity:.8}.down{fill:var(--bad)}.gap{fill:none;stroke:var(--bad);stroke-width:2}.ground{fill:var(--ground)}.bytes{fill:var(--blue);opacity:.55}.cut{fill:var(--fair)}.book{fill:var(--bad)}
 .bar{fill:var(--blue)}.window{fill:var(--blue)}.axis{stroke:var(--soft);stroke-width:1}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:12px;background:var(--card);padding:10px;border-radius:4px}summary{cursor:pointer;color:var(--soft)}

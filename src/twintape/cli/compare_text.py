@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -337,11 +338,8 @@ def live_view(
 ) -> RenderableType:
     """Return the screen of a live comparison: counts, then the newest rows side by side."""
     counts = {verdict: sum(lineup.counts[verdict] for lineup in lineups) for verdict in lineups[0].counts}
-    summary = Text("  ").join(
-        Text(f"{_MARKS[verdict]} {verdict}: {count:,}".replace(" ", "\xa0"), style=_VERDICT_STYLES[verdict])
-        for verdict, count in counts.items()
-    )
-    summary.append("   " + left.replace(" ", "\xa0"), style="dim")
+    words = [Text(f"{_MARKS[verdict]} {verdict}: {count:,}", style=_VERDICT_STYLES[verdict]) for verdict, count in counts.items()]
+    summary = Columns([*words, Text(left, style="dim")], padding=(0, 2))
     table = Table(expand=True, box=None, padding=(0, 1))
     table.add_column("", width=1)
     table.add_column("symbol", no_wrap=True, max_width=12)
