@@ -5,6 +5,7 @@
 Prints JSON; ratios are taken within this one run.
 
 * recording: one collector process against the simulator at full speed, durable and uploaded. `cpu_us_per_frame` is what counts: the simulator is the slower side.
+* frame_path: what a frame costs on its way, part by part and without sockets (`bench/frame_path.py`).
 * merge: three equal lines of the tape, each with holes of its own; every raw byte read and checked, outputs read back and rendered to raw lines again.
   The floor is what no merge can avoid: decompressing the three lines, and writing and reading the one Parquet file.
 """
@@ -28,6 +29,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from frame_path import frame_path
 
 import twintape
 from twintape.core.segment import lines_in_order
@@ -222,6 +224,7 @@ def main() -> None:
             "lines": len(tape),
             "bytes": sum(map(len, tape)),
             "recording": record(root, root / "tape.txt", options.market, symbol, [depth, "bookTicker"]),
+            "frame_path_us": frame_path(),
             "merge": merge(root, [line for line in tape if b"@bookTicker" not in line[:80]], options.market, symbol),
         }
     print(json.dumps(result, indent=1))

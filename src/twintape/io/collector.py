@@ -39,6 +39,8 @@ __all__ = ["Collector"]
 DIAL_TIMEOUT_S = 10.0
 FLUSH_S = 0.1
 """Lines are handed to the writer in batches no older than this: what a kill may take with it. Each batch costs a write a connection."""
+FLUSH_LINKS = 8
+"""So many connections' lines are handed over at once before sockets are read again."""
 TICK_MAX_S = 0.25
 TICK_MIN_S = 0.01
 CLOCK_LINE_NS = 60 * SECOND_NS
@@ -339,9 +341,11 @@ class Collector:
             self._dirty_event.clear()
             self.dirty = False
             for market in self.markets:
-                self.writer.write_all(
-                    market, [batch for link in self.links.values() if link.market is market and (batch := link.take())]
-                )
+                links = [link for link in self.links.values() if link.market is market]
+                for start in range(0, len(links), FLUSH_LINKS):
+                    taken = [link.take() for link in links[start : start + FLUSH_LINKS]]
+                    self.writer.write_all(market, [batch for batch in taken if batch is not None])
+                    await asyncio.sleep(0)  # frames that have come meanwhile get their times
             self._mind_the_queue()
 
     def mark_dirty(self) -> None:
