@@ -90,6 +90,9 @@ def test_an_ordinary_segment_is_checked_without_the_slow_reader(monkeypatch, mar
     found = survey(data, "01234567-3", {})
     assert found.index == expected
     assert [len(block) for block in found.headers["btcusdt@depth"]] == [6]
+    again = survey(data, "01234567-3", {}, expected)
+    assert again.index is expected
+    assert [text.count(b"\n") for _, text in again.control] == [1]
 
 
 LINES = {
