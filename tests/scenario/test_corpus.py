@@ -31,7 +31,7 @@ def capture_of(name):
 def record(root, capture):
     """Play a capture to two collectors. alpha is cut off twice, beta is killed and started again; never both at once.
 
-    The exchange waits for whoever is slow, and stands still while a process comes or goes: nothing depends on the machine's speed.
+    The exchange waits for whoever is slow, and stands still while a process comes or goes: little depends on the machine's speed.
     """
     streams = {stream.partition("@")[2] for symbol in capture["symbols"] for stream in symbol["streams"]} | {"bookTicker"}
     symbols = [symbol["symbol"] for symbol in capture["symbols"]]
@@ -52,6 +52,8 @@ def record(root, capture):
         venue.go_on()
         venue.wait_holding()
         venue.wait_connected(0)
+        # What alpha was not there for, beta must have written before it dies.
+        collectors[1].wait_written()
         collectors[1].kill()
         venue.go_on()
         venue.wait_holding()

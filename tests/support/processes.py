@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 WAIT_S = 60.0
+QUIET_S = 1.5
+"""A spool that has not changed for so long holds what its collector has heard: lines are written ten times a second."""
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -108,6 +110,7 @@ class Collector:
             *("--spool", str(root / f"spool-{name}"), "--websocket", gateway[market], "--rest", gateway["rest"], *options),
         ]
         self.log = root / f"{name}.log"
+        self._spool = root / f"spool-{name}"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -115,6 +118,21 @@ class Collector:
             self.process = subprocess.Popen(
                 command(*self.arguments), stdout=subprocess.DEVNULL, stderr=stderr, env=dict(os.environ)
             )
+
+    def wait_written(self) -> None:
+        """Wait until it has written what it has heard; the exchange is holding."""
+        deadline = time.monotonic() + WAIT_S
+        before: dict[Path, int] | None = None
+        since = time.monotonic()
+        while time.monotonic() - since < QUIET_S:
+            assert time.monotonic() < deadline, f"{self._spool} does not come to rest"
+            time.sleep(0.1)
+            now: dict[Path, int] = {}
+            for path in self._spool.rglob("*.tape"):
+                with contextlib.suppress(FileNotFoundError):  # it has just been sealed
+                    now[path] = path.stat().st_size
+            if now != before:
+                before, since = now, time.monotonic()
 
     def kill(self) -> None:
         assert self.process is not None

@@ -86,7 +86,7 @@ def simulate(seed: int, *, days: int = 2, kinds: Sequence[Kind] | None = None) -
     gc.collect()  # the seed before leaves circles behind, and none are looked for while a loop runs
     loop = VirtualLoop()
     simulation = _Simulation(seed, days, kinds, loop)
-    return simulation.report(run(simulation.run(), loop))
+    return simulation.summary(run(simulation.run(), loop))
 
 
 class _Simulation:
@@ -175,7 +175,7 @@ class _Simulation:
             return str(found)
         return None
 
-    def report(self, violation: str | None) -> Report:
+    def summary(self, violation: str | None) -> Report:
         """Return what became of it, when it is over."""
         try:
             if violation is None:
