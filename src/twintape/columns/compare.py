@@ -524,11 +524,11 @@ class _Hours:
             self._hours.setdefault(number, Spread()).add(later_ns[hour == number])
 
     def result(self) -> Arrival:
-        hours = [
-            (number * _HOUR_US, own.count, *own.percentiles([50, 95]), own.above / own.count)
-            for number, own in sorted(self._hours.items())
-        ]
-        return Arrival(self._whole.above, self._whole.below, self._whole.distribution(), hours)  # type: ignore[arg-type]  # two percentiles
+        hours = []
+        for number, own in sorted(self._hours.items()):
+            median, late = own.percentiles([50, 95])
+            hours.append((number * _HOUR_US, own.count, median, late, own.above / own.count))
+        return Arrival(self._whole.above, self._whole.below, self._whole.distribution(), hours)
 
 
 @dataclass(slots=True)
