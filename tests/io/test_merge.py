@@ -767,7 +767,8 @@ def test_a_damaged_or_foreign_proof_stops_the_merge_and_says_where(tmp_path: Any
             merge(store, tmp_path)
 
 
-def test_a_parent_whose_outputs_were_tampered_with_makes_no_generation(tmp_path: Any) -> None:
+def merged_and_pruned(tmp_path: Any) -> tuple[MemoryStore, Any, bytes, Any]:
+    """Return a store whose raw data is gone, its depth output and what that holds, and raw data that came late."""
     tokyo, paris, late = lines_of(Market.SPOT)
     store = MemoryStore()
     put(store, tokyo + paris)
@@ -775,6 +776,11 @@ def test_a_parent_whose_outputs_were_tampered_with_makes_no_generation(tmp_path:
     prune(store, **NO_GRACE)
     output = next(output for output in depth_head(store).outputs if output.table == "depth")
     data = asyncio.run(store.get(output.key))
+    return store, output, data, late
+
+
+def test_a_parent_whose_outputs_were_tampered_with_makes_no_generation(tmp_path: Any) -> None:
+    store, output, data, late = merged_and_pruned(tmp_path)
     mutated(store, output.key, data[:500] + bytes([data[500] ^ 1]) + data[501:])
     put(store, late)
     (stuck,) = [outcome for outcome in merge(store, tmp_path, [DAY]) if outcome.error]
@@ -787,13 +793,7 @@ def test_a_parent_whose_outputs_were_tampered_with_makes_no_generation(tmp_path:
 
 
 def test_a_day_whose_outputs_are_gone_keeps_no_other_day_from_being_merged(tmp_path: Any) -> None:
-    tokyo, paris, late = lines_of(Market.SPOT)
-    store = MemoryStore()
-    put(store, tokyo + paris)
-    merge(store, tmp_path)
-    prune(store, **NO_GRACE)
-    output = next(output for output in depth_head(store).outputs if output.table == "depth")
-    data = asyncio.run(store.get(output.key))
+    store, output, data, late = merged_and_pruned(tmp_path)
     asyncio.run(store.delete(output.key))
     put(store, late)
     outcomes = merge(store, tmp_path, [DAY])
