@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from twintape.core.errors import TwintapeError
@@ -68,6 +67,9 @@ class Machine:
         self._may_start.set()
         self._written: dict[str, int] = {}
         self._read: dict[str, int] = {}
+        self._outlived: dict[
+            str, set[bytes]
+        ] = {}  # what a kill left unsynced, by file: a power loss may take it until it is sealed
         self._honest = True
         self._crash_in: int | None = None
         self._over = False
@@ -177,7 +179,7 @@ class Machine:
         else:
             if self._honest:  # a process that is killed loses nothing that it has written
                 for path, offset in self._written.items():
-                    self._promise(path, offset)
+                    self._outlived.setdefault(path, set()).update(self._promise(path, offset))
             self.volume.kill()
         self._hang_up()
 
@@ -214,8 +216,13 @@ class Machine:
         return None
 
     def _lose_power(self) -> None:
+        # What was only written is promised to survive a kill, not this; nor is it where the next life has not come to seal it yet.
+        waiting = set(self.volume.list(f"{self._market}/active/"))
+        for path in waiting & self._outlived.keys():
+            self.promised -= self._outlived[path]
+        self._outlived = {}
+        self._written = {}
         self.volume.lose_power()
-        self._written = {}  # what was only written is promised to survive a kill, not this
 
     def _after_crash(self) -> None:
         self._lose_power()
@@ -234,13 +241,21 @@ class Machine:
         else:
             self._written[path] = offset
 
-    def _promise(self, path: str, offset: int) -> None:
-        with suppress(FileNotFoundError):  # sealed by now, and so durable by other means
-            start = self._read.get(path, 0)
-            text = bytes(self.volume.inode(path).cached[start:offset])
-            lines = text[: text.rfind(b"\n") + 1].split(b"\n")[:-1]
-            self.promised.update(line for line in lines if not line.partition(b" ")[2].startswith(SYNC_LINE))
-            self._read[path] = max(start, offset)
+    def _promise(self, path: str, offset: int) -> set[bytes]:
+        """Promise what the file holds up to `offset`; returns what had not been promised before."""
+        try:
+            content = self.volume.inode(path).cached
+        except FileNotFoundError:
+            return set()  # sealed by now, and so durable by other means
+        start = self._read.get(path, 0)
+        text = bytes(content[start:offset])
+        lines = {
+            line for line in text[: text.rfind(b"\n") + 1].split(b"\n")[:-1] if not line.partition(b" ")[2].startswith(SYNC_LINE)
+        }
+        lines -= self.promised
+        self.promised |= lines
+        self._read[path] = max(start, offset)
+        return lines
 
     def kept(self) -> list[bytes]:
         """Return the sealed objects that are on the disk."""
