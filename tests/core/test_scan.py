@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twintape.core import scan as module
 from twintape.core import wire
 from twintape.core.markets import Market
-from twintape.core.scan import chunks, scan
+from twintape.core.scan import cut, read_heads, receipt_order
 
 DEPTH = b'{"stream":"%b","data":{"e":"depthUpdate","E":17280000%05d,"s":"X","U":%d,"u":%d,%b"b":[],"a":[]}}'
 OTHERS = [
@@ -30,6 +30,10 @@ NAMES = [
     "币@depth".encode(),
     b"\xff@depth",
 ]
+
+
+def scan(texts, *arguments):
+    return module.scan(texts, read_heads(texts), *arguments)
 
 
 @st.composite
@@ -58,7 +62,6 @@ def test_the_columns_say_what_each_line_says_alone(lines, market):
     assert [columns.names[position] for position in columns.positions] == streams
     assert columns.names == list(dict.fromkeys(streams))  # in order of first appearance
     assert (columns.receive_times_ns, columns.event_times_us) == (times, event_times)
-    assert columns.sizes == [len(b"%d %b\n" % line) for line in lines]
     assert columns.prev_ids == [None if pair is None else pair[0] for pair in ids]
     assert columns.final_ids == [None if pair is None else pair[1] for pair in ids]
     for position, pair, time in zip(columns.positions, ids, event_times, strict=True):
@@ -66,7 +69,7 @@ def test_the_columns_say_what_each_line_says_alone(lines, market):
 
 
 def test_nothing_has_no_columns():
-    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [], [])
+    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [])
 
 
 @pytest.mark.parametrize("market", list(Market))
@@ -82,14 +85,34 @@ def test_streams_beyond_the_limit_share_one(monkeypatch):
     assert (columns.names, columns.positions) == (["s0@trade", "s1@trade", wire.OTHER], [0, 1, 2, 2, 2])
 
 
-@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 2)), min_size=1, max_size=30))
-def test_blocks_keep_the_order_hold_one_date_and_are_as_large_as_they_may_be(lines):
-    sizes, days = zip(*lines, strict=True)
-    found = [list(chunk) for chunk in chunks(range(len(lines)), sizes, days, 100)]
-    assert [member for chunk in found for member in chunk] == list(range(len(lines)))
-    for chunk in found:
-        assert len({days[member] for member in chunk}) == 1
-        assert len(chunk) == 1 or sum(sizes[member] for member in chunk) <= 100
-    for before, after in itertools.pairwise(found):
-        size = sum(sizes[member] for member in before) + sizes[after[0]]
-        assert days[before[0]] != days[after[0]] or size > 100
+@given(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 2)), min_size=1, max_size=30), st.sampled_from([100, 10_000]))
+def test_blocks_keep_the_order_hold_one_date_and_are_as_large_as_they_may_be(lines, size_max):
+    texts, days = zip(*lines, strict=True)
+    numbers = range(7, 7 + len(lines))
+    found = list(cut(texts, numbers, [None] * 7 + list(days), size_max, one_day=len(set(days)) == 1))
+    assert [number for members, _ in found for number in members] == list(numbers)
+    for members, text in found:
+        assert text == b"".join(texts[number - 7] + b"\n" for number in members)
+        assert len({days[number - 7] for number in members}) == 1
+        assert len(members) == 1 or len(text) <= size_max
+    for (before, text), (after, _) in itertools.pairwise(found):
+        size = len(text) + len(texts[after[0] - 7]) + 1
+        assert days[before[0] - 7] != days[after[0] - 7] or size > size_max
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300)), min_size=1, max_size=20))
+def test_the_order_of_receipt_is_spelled_out_only_where_the_times_do_not_tell_it(lines):
+    times, positions = zip(*lines, strict=True)
+    codes = receipt_order(times, positions)
+    if codes is None:
+        assert sorted(lines) == lines
+    else:
+        numbers, shift = [0], 0
+        for byte in codes:
+            numbers[-1] |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                numbers.append(0)
+                shift = 0
+        assert numbers == [*positions, 0]
+        assert sorted(lines) != lines

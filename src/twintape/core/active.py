@@ -31,6 +31,7 @@ __all__ = [
     "parse_text",
     "recover_active",
     "recover_texts",
+    "split_lines",
 ]
 
 Line = tuple[int, bytes]
@@ -42,6 +43,7 @@ DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _EVENT_TIME_KEY = b'"E":'
 _SYNC_MARK = b' {"stream":"!twintape@sync",'
+_SYNC_MARK_END = 19 + len(_SYNC_MARK)  # behind the longest time
 _PLAIN_LINE = re.compile(rb"[1-8]\d{0,18} [^\n]")
 """The beginning of a line that needs no closer look if all its text is recordable."""
 
@@ -104,7 +106,7 @@ def parse_text(text: bytes) -> list[Line]:
 
 def _parser(text: bytes) -> Callable[[bytes], Line]:
     # Lines end between characters, so what holds for the whole text holds for each of its lines.
-    return _split if wire.recordable(text.replace(b"\n", b" ")) else parse_line
+    return _split if wire.recordable(text, lines=True) else parse_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,17 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class RecoveredTexts:
-    """What an active file holds, as text: like `Recovered`, with `<receive time> <frame>` instead of each line."""
+    """What an active file holds, as text: like `Recovered`, with `<receive time> <frame>` instead of each line.
+
+    `sync_lines` are the numbers, among all lines, of those that are missing from `texts`.
+    """
 
     texts: list[bytes]
     checked_count: int
     unchecked_count: int
     good_size: int
     tail: bytes
+    sync_lines: list[int]
 
 
 def recover_active(data: bytes) -> Recovered:
@@ -143,45 +149,57 @@ def recover_active(data: bytes) -> Recovered:
     A sync line is believed if it vouches for exactly the bytes since the one before; any other line that looks like one is a frame
     (the exchange can send such a text) and kept.
     """
-    found = recover_texts(data)
+    texts = split_lines(data)
+    found = recover_texts(data, texts, range(len(texts)))
     return Recovered(list(map(_split, found.texts)), found.checked_count, found.unchecked_count, found.good_size, found.tail)
 
 
-def recover_texts(data: bytes) -> RecoveredTexts:
-    """Do the same as `recover_active` without taking the lines apart."""
+def split_lines(data: bytes) -> list[bytes]:
+    """Return the whole lines of an active file, whatever they look like, without their newlines."""
     texts = data.split(b"\n")
     texts.pop()  # what no newline ends is no line
-    del texts[_good_count(data, texts) :]
-    good_size = sum(map(len, texts)) + len(texts)
-    checked_count = start = synced_size = number = 0
-    sync_lines: list[int] = []
-    while (found := data.find(_SYNC_MARK, start, good_size)) >= 0:
-        number += data.count(b"\n", start, found)
-        begin = data.rfind(b"\n", 0, found) + 1
-        start = begin + len(texts[number]) + 1
-        covered = memoryview(data)[synced_size:begin]
-        if texts[number].partition(b" ")[2] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
-            checked_count, synced_size = number - len(sync_lines), start
-            sync_lines.append(number)
-        number += 1
-    for line in reversed(sync_lines):
-        del texts[line]
-    return RecoveredTexts(texts, checked_count, len(texts) - checked_count, good_size, data[good_size:])
+    return texts
 
 
-def _good_count(data: bytes, texts: Sequence[bytes]) -> int:
-    """Return how many lines, from the front, are well-formed."""
+def recover_texts(data: bytes, texts: list[bytes], odd: Sequence[int]) -> RecoveredTexts:
+    """Do the same as `recover_active` without taking the lines apart.
+
+    Args:
+        data: The file.
+        texts: Its lines, from `split_lines`; belongs to the result from here on.
+        odd: The numbers of all lines that may be sync lines, or not even have the form of a line.
+    """
     # Lines end between characters, so what holds for the whole text holds for each of its lines.
-    whole = wire.recordable(data.replace(b"\n", b" "))
-    if whole and all(map(_PLAIN_LINE.match, texts)):
-        return len(texts)
-    for number, head in enumerate(map(_PLAIN_LINE.match, texts)):
-        if head is None or not whole:
-            try:
-                parse_line(texts[number])
-            except CorruptionError:
-                return number
-    return len(texts)
+    clean = wire.recordable(data, lines=True)
+    sync_like, good_count = [], len(texts)
+    for number in odd if clean else range(len(texts)):
+        text = texts[number]
+        if not (clean and _PLAIN_LINE.match(text)) and not _is_line(text):
+            good_count = number
+            break
+        if text.find(_SYNC_MARK, 1, _SYNC_MARK_END) > 0:
+            sync_like.append(number)
+    del texts[good_count:]
+    checked_count = begin = synced_size = number = 0
+    sync_lines: list[int] = []
+    for sync in sync_like:
+        begin += sum(map(len, texts[number:sync])) + sync - number
+        covered, number = memoryview(data)[synced_size:begin], sync
+        if texts[sync].partition(b" ")[2] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
+            checked_count, synced_size = sync - len(sync_lines), begin + len(texts[sync]) + 1
+            sync_lines.append(sync)
+    good_size = sum(map(len, texts)) + len(texts)
+    for sync in reversed(sync_lines):
+        del texts[sync]
+    return RecoveredTexts(texts, checked_count, len(texts) - checked_count, good_size, data[good_size:], sync_lines)
+
+
+def _is_line(text: bytes) -> bool:
+    try:
+        parse_line(text)
+    except CorruptionError:
+        return False
+    return True
 
 
 def depth_streams_of(streams: Iterable[str]) -> dict[str, str]:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from itertools import pairwise
+from operator import lt
 
 from twintape.core import wire
 from twintape.core.markets import Market
 
-__all__ = ["STREAMS_MAX", "Columns", "chunks", "scan"]
+__all__ = ["NO_HEAD", "STREAMS_MAX", "Columns", "Head", "cut", "read_heads", "receipt_order", "scan"]
 
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
@@ -23,10 +24,14 @@ STREAMS_MAX = 16_384
 _WRAPPER = b'{"stream":"'
 # The head of every depth frame Binance has sent through a combined stream since 2019, behind its receive time.
 _DEPTH_HEAD = re.compile(
-    rb'(\d{1,19}) \{"stream":"([^"]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),'
-    rb'(?:"(?:T|st)":\d{1,16},|"(?:s|ps)":"[^"]{1,128}",){1,4}"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
+    rb'([1-8]\d{0,18}) \{"stream":"([^"]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),'
+    rb'(?:"T":\d{1,16},)?"s":"[^"]{1,128}",(?:"ps":"[^"]{1,128}",)?(?:"st":\d{1,16},)?'
+    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
 )
-_ODD = (None,) * 6
+Head = tuple[bytes | None, ...]
+"""Of a line: receive time, stream, event time, `U`, `u` and `pu` as they stand there, if it is a depth frame as Binance prints it."""
+NO_HEAD: Head = (None,) * 6
+"""The head of any other line."""
 _HOT_COUNT = 256
 """So many lines at a time: looking at each twice while it is in the processor's cache is cheaper than coming back to it."""
 
@@ -43,7 +48,6 @@ class Columns:
         prev_ids: For each line `p` of a depth event, or None.
         final_ids: For each line `u` of a depth event, or None; None exactly where `prev_ids` is.
         mixed: For each stream whether it may have lines without ids or event time.
-        sizes: For each line its bytes with the newline.
     """
 
     names: list[str]
@@ -53,7 +57,6 @@ class Columns:
     prev_ids: list[int | None]
     final_ids: list[int | None]
     mixed: list[bool]
-    sizes: list[int]
 
 
 class _Streams:
@@ -92,24 +95,34 @@ class _Streams:
         return position
 
 
-def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str], snapshot_symbol: str | None = None) -> Columns:
+def read_heads(texts: Sequence[bytes]) -> list[Head]:
+    """Return the heads of lines, `NO_HEAD` for each that looks different: it takes a closer look to tell what that is."""
+    heads: list[Head] = []
+    for start in range(0, len(texts), _HOT_COUNT):
+        found = map(_DEPTH_HEAD.match, texts[start : start + _HOT_COUNT])
+        heads += [NO_HEAD if head is None else head.groups() for head in found]
+    return heads
+
+
+def scan(
+    texts: Sequence[bytes],
+    heads: Sequence[Head],
+    market: Market,
+    depth_streams: Mapping[str, str],
+    snapshot_symbol: str | None = None,
+) -> Columns:
     """Return what well-formed lines say.
 
     Args:
         texts: `<receive time> <frame>` each, without newline.
+        heads: Their heads.
         market: Decides what ids mean.
         depth_streams: For frames without wrapper, symbol → stream name.
         snapshot_symbol: The symbol of bare REST bodies in a recording of one symbol.
     """
     if not texts:
-        return Columns([], [], [], [], [], [], [], [])
-    rows: list[tuple[bytes | None, ...]] = []
-    sizes: list[int] = []
-    for start in range(0, len(texts), _HOT_COUNT):
-        hot = texts[start : start + _HOT_COUNT]
-        sizes += [len(text) + 1 for text in hot]
-        rows += [_ODD if head is None else head.groups() for head in map(_DEPTH_HEAD.match, hot)]
-    times, wrapped, events, firsts, finals, prevs = zip(*rows, strict=True)
+        return Columns([], [], [], [], [], [], [])
+    times, wrapped, events, firsts, finals, prevs = zip(*heads, strict=True)
     streams = _Streams(depth_streams, snapshot_symbol)
     # Places are given out in order of first appearance; the last pair of a key that `dict` sees is the first in the segment.
     first_at = dict(zip(reversed(wrapped), range(len(texts) - 1, -1, -1), strict=True))
@@ -138,12 +151,11 @@ def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str
     columns = Columns(
         names=streams.names,
         positions=[place_of[name] for name in wrapped],
-        receive_times_ns=[time or 0 for time in _numbers(times)],
-        event_times_us=[None if time is None else time * 1000 for time in _numbers(events)],
-        prev_ids=[None if first is None else first - 1 for first in _numbers(firsts)] if spot else _numbers(prevs),
+        receive_times_ns=[int(time or 0) for time in times],
+        event_times_us=[None if time is None else int(time) * 1000 for time in events],
+        prev_ids=[None if first is None else int(first) - 1 for first in firsts] if spot else _numbers(prevs),
         final_ids=_numbers(finals),
         mixed=[False] * len(streams.names),
-        sizes=sizes,
     )
     for number in slow:
         _fill(columns, number, slow_positions.get(number), texts[number], market, streams)
@@ -151,9 +163,7 @@ def scan(texts: Sequence[bytes], market: Market, depth_streams: Mapping[str, str
 
 
 def _numbers(texts: Sequence[bytes | None]) -> list[int | None]:
-    if None in texts:
-        return [None if text is None else int(text) for text in texts]
-    return list(map(int, cast("Sequence[bytes]", texts)))
+    return [None if text is None else int(text) for text in texts]
 
 
 def _fill(columns: Columns, number: int, position: int | None, text: bytes, market: Market, streams: _Streams) -> None:
@@ -168,20 +178,51 @@ def _fill(columns: Columns, number: int, position: int | None, text: bytes, mark
     columns.prev_ids[number], columns.final_ids[number] = (None, None) if ids is None else ids
 
 
-def chunks(members: Sequence[int], sizes: Sequence[int], days: Sequence[int], text_size_max: int) -> Iterator[Sequence[int]]:
-    """Cut one stream's lines, at least one, into blocks: at most `text_size_max` of text (or one line), and one exchange date."""
-    if days[members[0]] == days[members[-1]] and sum([sizes[member] for member in members]) <= text_size_max:
-        first_day = days[members[0]]
-        if all([days[member] == first_day for member in members]):  # noqa: C419 - over a list it takes half the time
-            yield members
-            return
-    chunk: list[int] = []
-    text_size, day = 0, None
-    for member in members:
-        if chunk and (text_size + sizes[member] > text_size_max or days[member] != day):
-            yield chunk
-            chunk, text_size = [], 0
-        chunk.append(member)
-        text_size += sizes[member]
-        day = days[member]
-    yield chunk
+def cut(
+    lines: Sequence[bytes], members: Sequence[int], days: Sequence[int], text_size_max: int, *, one_day: bool
+) -> Iterator[tuple[Sequence[int], bytes]]:
+    """Yield the blocks of one stream, the numbers of their lines and their text: of one exchange date and `text_size_max`, or one line.
+
+    Args:
+        lines: The stream's lines, without newline; at least one.
+        members: Their numbers in the segment.
+        days: For every line of the segment its exchange date.
+        text_size_max: The most text of several lines.
+        one_day: Whether all dates are the same.
+    """
+    text = b"\n".join([*lines, b""])
+    if one_day and len(text) <= text_size_max:  # nearly always
+        yield members, text
+        return
+    start = text_size = 0
+    for place, line in enumerate(lines):
+        day = days[members[place]]
+        if place > start and (text_size + len(line) + 1 > text_size_max or day != days[members[place - 1]]):
+            yield members[start:place], b"\n".join([*lines[start:place], b""])
+            start, text_size = place, 0
+        text_size += len(line) + 1
+    yield members[start:], b"\n".join([*lines[start:], b""])
+
+
+def receipt_order(receive_times_ns: Sequence[int], positions: Sequence[int]) -> bytes | None:
+    r"""Return the positions of all lines as LEB128, or None if receive times, and positions where they are equal, say the same.
+
+    >>> receipt_order([7, 7, 8], [0, 1, 0]), receipt_order([7, 7, 8], [1, 0, 200])
+    (None, b'\x01\x00\xc8\x01')
+    """
+    if all(map(lt, receive_times_ns, receive_times_ns[1:])):
+        return None
+    keys = list(zip(receive_times_ns, positions, strict=True))
+    if all(before <= after for before, after in pairwise(keys)):
+        return None
+    codes = [_leb128(position) for position in range(max(positions) + 1)]
+    return b"".join([codes[position] for position in positions])
+
+
+def _leb128(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -18,8 +18,8 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, pairwise
-from operator import lt, ne
+from itertools import islice
+from operator import ne
 from typing import cast
 
 from twintape.core import wire
@@ -37,6 +37,7 @@ from twintape.core.active import (
     parse_text,
     recover_active,
     recover_texts,
+    split_lines,
 )
 from twintape.core.errors import CorruptionError
 from twintape.core.index import (
@@ -57,7 +58,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
-from twintape.core.scan import chunks, scan
+from twintape.core.scan import NO_HEAD, Head, cut, read_heads, receipt_order, scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover
@@ -201,11 +202,12 @@ def _days(
 ) -> tuple[list[int], int]:
     """Return the exchange date of every line of a segment, in days since 1970, and the greatest exchange time, in µs."""
     least, greatest = extent(believed_us)
-    if least is not None and greatest is not None and open_event_time_us is not None:
-        day = open_event_time_us // _DAY_US
-        if least // _DAY_US == day == greatest // _DAY_US:  # then it is that of lines without an event time of their own, too
-            leading = open_event_time_us if believed_us[0] is None else greatest
-            return [day] * len(believed_us), max(greatest, leading)
+    if least is not None and greatest is not None:
+        # What lines without an event time have, as long as no line before them has one.
+        known = open_event_time_us if open_event_time_us is not None else next(time for time in believed_us if time is not None)
+        day = known // _DAY_US
+        if least // _DAY_US == day == greatest // _DAY_US:
+            return [day] * len(believed_us), max(greatest, known) if believed_us[0] is None else greatest
     times = exchange_times_us(believed_us, receive_times_ns, open_event_time_us)
     return [time // _DAY_US for time in times], max(times, default=0)
 
@@ -288,8 +290,10 @@ def seal(
     Raises:
         CorruptionError: What came out could not be read back: an impossible line, or an index beyond `INDEX_SIZE_MAX`.
     """
+    texts = [b"%d %b" % line for line in lines]
     return _seal_texts(
-        [b"%d %b" % line for line in lines],
+        texts,
+        read_heads(texts),
         collector=collector,
         market=market,
         run=run,
@@ -304,6 +308,7 @@ def seal(
 
 def _seal_texts(
     texts: Sequence[bytes],
+    heads: Sequence[Head],
     *,
     collector: str,
     market: Market,
@@ -315,9 +320,10 @@ def _seal_texts(
     depth_streams: Mapping[str, str] | None = None,
     snapshot_symbol: str | None = None,
 ) -> Sealed:
-    """Do what `seal` does for lines as they are printed, without their newlines."""
+    """Do what `seal` does for lines as they are printed, without their newlines, and their heads."""
     open_event_time_us, streams = _open_fields(texts[0].partition(b" ")[2] if texts else b"")
-    columns = scan(texts, market, depth_streams_of(streams) if depth_streams is None else depth_streams, snapshot_symbol)
+    depth_streams = depth_streams_of(streams) if depth_streams is None else depth_streams
+    columns = scan(texts, heads, market, depth_streams, snapshot_symbol)
     receive_times = columns.receive_times_ns
     believed = believed_times_us(columns.event_times_us, receive_times, open_event_time_us)
     doubtful = believed != columns.event_times_us
@@ -325,14 +331,15 @@ def _seal_texts(
     members: list[list[int]] = [[] for _ in columns.names]
     for number, position in enumerate(columns.positions):
         members[position].append(number)
+    one_day = days.count(days[0]) == len(days) if days else False
+    compress = zstd.ZstdCompressor(options=_COMPRESSION).compress  # one for all: each has some tables to fill
     parts: list[bytes] = []
-    offset = 0
+    offset = text_size = 0
     stream_indexes = []
     for name, own, mixed in zip(columns.names, members, columns.mixed, strict=True):
         blocks: list[Block] = []
-        for chunk in chunks(own, columns.sizes, days, BLOCK_TEXT_SIZE):
-            text = b"\n".join([texts[number] for number in chunk]) + b"\n"
-            compressed = zstd.compress(text, options=_COMPRESSION)
+        for chunk, text in cut([texts[number] for number in own], own, days, BLOCK_TEXT_SIZE, one_day=one_day):
+            compressed = compress(text, zstd.ZstdCompressor.FLUSH_FRAME)
             blocks.append(
                 _block(
                     compressed,
@@ -349,6 +356,7 @@ def _seal_texts(
             )
             parts.append(compressed)
             offset += len(compressed)
+            text_size += len(text)
         stream_indexes.append(StreamIndex(name, *wire.split_stream(name), len(own), tuple(blocks)))
     least_event, _ = extent([block.event_time_us_min for stream in stream_indexes for block in stream.blocks])
     _, greatest_event = extent([block.event_time_us_max for stream in stream_indexes for block in stream.blocks])
@@ -364,7 +372,7 @@ def _seal_texts(
         hour=greatest_us // _HOUR_US % 24,
         count=len(texts),
         unchecked_count=unchecked_count,
-        text_size=sum(columns.sizes),
+        text_size=text_size,
         first_receive_time_ns=receive_times[0] if texts else 0,
         last_receive_time_ns=receive_times[-1] if texts else 0,
         event_time_us_min=least_event,
@@ -399,12 +407,18 @@ def seal_active(data: bytes, *, name: str, collector: str, market: Market, chain
     Raises:
         CorruptionError: It does not begin with the open line of a file of this name, or cannot be sealed.
     """
-    recovered = recover_texts(data)
+    texts = split_lines(data)
+    heads = read_heads(texts)
+    recovered = recover_texts(data, texts, [number for number, head in enumerate(heads) if head is NO_HEAD])
+    del heads[len(recovered.texts) + len(recovered.sync_lines) :]
+    for sync in reversed(recovered.sync_lines):
+        del heads[sync]
     if not recovered.texts:
         return SealOutcome(None, recovered.tail)
     run, connection, sequence = _identity(name, recovered.texts[0].partition(b" ")[2], collector, market)
     sealed = _seal_texts(
         recovered.texts,
+        heads,
         collector=collector,
         market=market,
         run=run,
@@ -438,22 +452,8 @@ def _identity(name: str, frame: bytes, collector: str, market: Market) -> tuple[
 
 
 def _order(receive_times: Sequence[int], positions: Sequence[int]) -> str | None:
-    if all(map(lt, receive_times, receive_times[1:])):
-        return None
-    keys = list(zip(receive_times, positions, strict=True))
-    if all(before <= after for before, after in pairwise(keys)):
-        return None
-    codes = [_leb128(position) for position in range(max(positions) + 1)]
-    return base64.b64encode(zstd.compress(b"".join([codes[position] for position in positions]), options=_COMPRESSION)).decode()
-
-
-def _leb128(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    codes = receipt_order(receive_times, positions)
+    return None if codes is None else base64.b64encode(zstd.compress(codes, options=_COMPRESSION)).decode()
 
 
 # --- reading -------------------------------------------------------------------------------------------------------------------

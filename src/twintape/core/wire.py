@@ -303,17 +303,15 @@ def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int
     return None if prev is None else (int(prev), int(match[2]))
 
 
-def recordable(payload: bytes) -> bool:
-    """Return whether a text payload can stand on a line of a segment as it is."""
-    if 10 in payload or 13 in payload or 0 in payload or not payload:  # numbers are found seven times as fast as texts
+def recordable(payload: bytes, *, lines: bool = False) -> bool:
+    """Return whether a text payload can stand on a line of a segment as it is; with `lines`, whether each line in it can that is not empty."""
+    # Numbers are found seven times as fast as texts.
+    if 13 in payload or 0 in payload or not (lines or (payload and 10 not in payload)):
         return False
-    if payload.isascii():
-        return True
     try:
-        payload.decode()
+        return payload.isascii() or bool(payload.decode())
     except UnicodeDecodeError:
         return False
-    return True
 
 
 def is_shutdown_notice(frame: bytes) -> bool:
