@@ -13,6 +13,7 @@ from twintape.simulation.simulation import simulate
 
 DAYS = 2
 SEEDS = range(8)
+MORE_SEEDS, MORE_DAYS, SEEDS_A_TEST = range(100, 137), 5, 4
 DIGEST = f"from twintape.simulation.simulation import simulate; print(simulate(3, days={DAYS}).digest)"
 
 
@@ -23,6 +24,14 @@ def reports():
 
 def test_no_promise_is_broken_whatever_goes_wrong(reports):
     broken = {report.seed: report.violation for report in reports if report.violation is not None}
+    assert broken == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", MORE_SEEDS[::SEEDS_A_TEST])
+def test_no_promise_is_broken_in_longer_stories(first):
+    seeds = range(first, min(first + SEEDS_A_TEST, MORE_SEEDS.stop))
+    broken = {seed: violation for seed in seeds if (violation := simulate(seed, days=MORE_DAYS).violation) is not None}
     assert broken == {}
 
 
