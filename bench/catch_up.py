@@ -13,6 +13,7 @@ import random
 import tempfile
 import time
 
+from twintape.core.active import LineText
 from twintape.core.errors import StoreError
 from twintape.core.markets import Market
 from twintape.io.clock import SystemClock
@@ -109,7 +110,7 @@ async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0,
             batch = batches[number % BATCHES]
             size = sum(len(frame) for _, frame in batch)
             lines = [(now_ns + index, frame) for index, (_, frame) in enumerate(batch)]
-            writer.write_all(Market.SPOT, [(1, lines, size)])
+            writer.write_all(Market.SPOT, [(1, LineText.of(lines))])
             full += writer.full
             written += size
             number += 1

@@ -102,7 +102,7 @@ def measure(market, seconds, directory):
         used["write"] += written - listened
         used["sync"] += time.process_time() - written
         frames += len(heard)
-        assert sum(len(lines) for _, lines, *_ in batches) == len(heard)
+        assert sum(lines.count for _, lines in batches) == len(heard)
     began = time.process_time()
     spool.close_all(reason="end", now_ns=clock.wall_ns())
     spool.settle()

@@ -266,3 +266,30 @@ def test_a_frame_of_no_time_in_a_known_hour_changes_nothing():
     for frame in (b"{}", b'{"E":"soon","x":"............."}', b'{"E":1728000000001}'):
         assert not watch.would_raise_hour(frame)
     assert watch.event_time_us == 1_728_000_000_001_000
+
+
+@given(st.integers(-40, 40), st.lists(st.tuples(st.integers(-40, 40), st.integers(0, 59)), min_size=1, max_size=6))
+def test_times_that_belong_to_a_segment_as_a_matter_of_course_fit_into_it_one_by_one(opened, steps):
+    start_ms = 1_728_000_000_000
+    known_us = (start_ms + opened * HOUR_MS) * 1000
+    times = [b"%d" % (start_ms + hours * HOUR_MS + minutes * 60_000) for hours, minutes in steps]
+    together, alone = HourWatch(known_us), HourWatch(known_us)
+    lines = [(start_ms * 1_000_000, b'{"e":"depthUpdate","E":%b,"s":"A"}' % time) for time in times]
+    if together.spans(min(times), max(times)):
+        assert alone.fitting(lines) == len(lines)
+    assert together.event_time_us == (alone.event_time_us if together.spans(min(times), max(times)) else known_us)
+
+
+def test_a_segment_that_knows_no_time_yet_takes_none_as_a_matter_of_course():
+    watch = HourWatch()
+    assert not watch.spans(b"1728000000000", b"1728000000001")
+    assert watch.event_time_us is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**70), frames.filter(lambda frame: b"\n" not in frame)), min_size=1, max_size=5))
+def test_the_text_of_lines_is_theirs_one_behind_the_other(lines):
+    text = active.LineText.of(lines)
+    assert text.text == b"".join(active.format_line(*line) for line in lines)
+    assert text.lines() == lines
+    assert (text.count, text.size) == (len(lines), sum(len(frame) for _, frame in lines))
+    assert (text.last_receive_time_ns, text.event_times) == (lines[-1][0], None)

@@ -2,7 +2,7 @@ import pytest
 
 from twintape.core.budget import SECOND_NS
 from twintape.core.markets import Market
-from twintape.core.memory import HOLES_MAX, WITNESS_NS, HeardStream, Hole, StreamMemory, is_witness
+from twintape.core.memory import HOLES_MAX, WITNESS_NS, HeardStream, Hole, StreamMemory, find_witnesses, is_witness
 
 S = SECOND_NS
 NAME = "btcusdt@depth@100ms"
@@ -118,6 +118,14 @@ def test_a_time_in_which_nobody_listened_is_no_deafness():
 
 
 # --- other streams of the symbol as witnesses
+
+
+def test_the_witnesses_of_a_depth_stream_are_those_of_its_symbol_on_the_same_connection():
+    names = ["x@depth@100ms", "x@bookTicker", "x@trade", "x@kline_1m", "y@depth", "z@trade"]
+    streams = {name: HeardStream(StreamMemory(name), 0) for name in names}
+    find_witnesses(Market.SPOT, streams.values())
+    assert streams["x@depth@100ms"].witnesses == (streams["x@bookTicker"], streams["x@trade"])
+    assert [streams[name].witnesses for name in names[1:]] == [()] * 5
 
 
 def test_only_streams_that_speak_when_the_book_moves_are_witnesses():

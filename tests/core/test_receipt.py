@@ -4,6 +4,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from twintape.core.active import LineText
 from twintape.core.receipt import TEXT, Receipt
 from twintape.core.wire import bytes_line, recordable
 
@@ -35,9 +36,9 @@ def test_frames_become_lines_verbatim_and_in_order_however_many_are_taken_in_at_
         receipt.heard.append((now_ns, payload))
         if number in looks:
             receipt.take_in()
-    lines, size = receipt.take_lines()
-    assert lines == one_by_one(heard)
-    assert size == sum(len(frame) for _, frame in lines)
+    taken, lines = receipt.take(), one_by_one(heard)
+    assert taken.lines() == lines
+    assert taken == LineText.of(lines)
 
 
 def test_what_is_recorded_in_between_stands_behind_what_was_heard_before():
@@ -50,7 +51,7 @@ def test_what_is_recorded_in_between_stands_behind_what_was_heard_before():
     receipt.append(WALL_NS + 99, b"whenever")
     receipt.record(b"and now", BEGIN_NS + 12)
     assert stamp_ns == WALL_NS + 9
-    assert receipt.take_lines() == (
+    assert receipt.take() == LineText.of(
         [
             (WALL_NS + 7, b"heard first"),
             (WALL_NS + 11, b"heard second"),
@@ -58,15 +59,14 @@ def test_what_is_recorded_in_between_stands_behind_what_was_heard_before():
             (WALL_NS + 13, b"heard third"),
             (WALL_NS + 99, b"whenever"),
             (WALL_NS + 14, b"and now"),
-        ],
-        59,
+        ]
     )
 
 
 def test_what_is_no_line_of_text_is_kept_as_bytes():
     receipt = make_receipt()
     receipt.heard.append((BEGIN_NS, b"a\nb"))
-    ((_, line),), _ = receipt.take_lines()
+    ((_, line),) = receipt.take().lines()
     assert base64.b64decode(json.loads(line)["base64"]) == b"a\nb"
 
 
@@ -77,5 +77,21 @@ def test_it_says_whether_lines_wait_and_forgets_what_was_taken():
     assert receipt.waiting
     receipt.take_in()
     assert receipt.waiting
-    assert receipt.take_lines() == ([(WALL_NS, b"{}")], 2)
-    assert (receipt.waiting, receipt.take_lines()) == (False, ([], 0))
+    assert receipt.take().lines() == [(WALL_NS, b"{}")]
+    assert (receipt.waiting, receipt.take()) == (False, None)
+
+
+def test_event_times_are_handed_on_if_every_line_has_one():
+    receipt = make_receipt()
+    for number, event_time in enumerate([b"1728000000002", b"1728000000001", b"1728000000003"]):
+        receipt.heard.append((BEGIN_NS + number, b"{}"))
+        receipt.take_in()
+        receipt.event_times.append(event_time)
+    assert receipt.take().event_times == (b"1728000000001", b"1728000000003")
+    receipt.heard.append((BEGIN_NS + 9, b"{}"))
+    receipt.take_in()
+    receipt.event_times.append(b"1728000000004")
+    receipt.record(b"a line of ours", BEGIN_NS + 10)
+    assert receipt.take().event_times is None
+    receipt.heard.append((BEGIN_NS + 11, b"{}"))
+    assert receipt.take().event_times is None, "nobody looked"

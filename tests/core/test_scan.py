@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 
 from twintape.core import scan as module
 from twintape.core import wire
+from twintape.core.heads import read_heads
 from twintape.core.markets import Market
-from twintape.core.scan import cut, read_heads, receipt_order
+from twintape.core.scan import cut, receipt_order
 
 DEPTH = b'{"stream":"%b","data":{"e":"depthUpdate","E":17280000%05d,"s":"X","U":%d,"u":%d,%b"b":[],"a":[]}}'
 OTHERS = [

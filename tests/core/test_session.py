@@ -83,7 +83,8 @@ class Rig:
         return actions
 
     def lines(self):
-        return [line for _, line in self.session.take_lines()[0]]
+        taken = self.session.take()
+        return [line for _, line in taken.lines()] if taken else []
 
 
 def kinds(actions):
@@ -163,10 +164,11 @@ def test_ticks_before_the_beginning_and_after_the_end_do_nothing():
 
 
 EVENTS = st.builds(
-    lambda first, count, name: frame(first, first + count, name),
+    lambda first, count, name, time: frame(first, first + count, name).replace(b'"E":1,', time),
     st.integers(1, 9),
     st.integers(0, 4),
-    st.sampled_from([NAME, "x@depth"]),
+    st.sampled_from([NAME, "x@depth", "unknown@depth"]),
+    st.sampled_from([b'"E":1,', b'"E":1770123456789,']),
 )
 ODD = st.sampled_from(
     [
@@ -206,7 +208,7 @@ def test_it_makes_no_difference_how_many_frames_are_looked_at_at_once(heard, lis
     wanted += alone.session.tick(alone.now, alone.wall)
     found += together.session.tick(together.now, together.wall)
     assert found == wanted
-    assert together.session.take_lines() == alone.session.take_lines()
+    assert together.session.take() == alone.session.take()
     for name in ("frames", "gaps", "last_data_ns", "replace_reason", "suspect_count", "subscribed"):
         assert getattr(together.session, name) == getattr(alone.session, name)
     for key, stream in alone.session.streams.items():
@@ -216,13 +218,30 @@ def test_it_makes_no_difference_how_many_frames_are_looked_at_at_once(heard, lis
         assert (other.memory.update_id, other.memory.holes) == (stream.memory.update_id, stream.memory.holes)
 
 
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 4), st.none() | st.integers(0, 9)), max_size=12),
+    st.sampled_from(list(Market)),
+)
+def test_it_makes_no_difference_how_a_depth_frame_is_printed(events, market):
+    usual, odd = (Rig(market=market) for _ in range(2))
+    for first, count, pu in events:
+        payload = frame(first, first + count, pu=pu).replace(b'"E":1,', b'"E":1770123456789,')
+        actions = usual.frame(payload)
+        assert actions == odd.frame(payload.replace(b'"E":', b'"E": '))
+        streams = [rig.session.streams[NAME.encode()] for rig in (usual, odd)]
+        assert streams[0].update_id == streams[1].update_id
+        assert usual.session.gaps == odd.session.gaps
+    assert len(usual.session.event_times) == len(events)
+    assert odd.session.event_times == []
+
+
 def test_every_frame_is_recorded_verbatim_and_in_order():
     rig = Rig()
     frames = [frame(1, 2), b"{", b"<html>", '{"stream":"币安人生usdt@trade","data":{}}'.encode(), b'{"result":null,"id":9}']
     for payload in frames:
         rig.frame(payload)
     assert rig.lines() == frames
-    assert rig.session.take_lines() == ([], 0)
+    assert rig.session.take() is None
 
 
 @pytest.mark.parametrize(("opcode", "payload"), [(2, b"abc"), (1, b"a\nb"), (1, b"\xff"), (1, b"")])
@@ -240,9 +259,9 @@ def test_receive_times_are_wall_anchor_plus_monotonic_and_strictly_increase():
     rig.now += 5
     rig.wall_offset += S // 2  # the wall clock drifts: the anchor holds
     rig.frame(b"c")
-    lines, size = rig.session.take_lines()
-    assert [time - WALL for time, _ in lines] == [0, 1, 5]
-    assert size == 3
+    taken = rig.session.take()
+    assert [time - WALL for time, _ in taken.lines()] == [0, 1, 5]
+    assert (taken.count, taken.size) == (3, 3)
 
 
 @pytest.mark.parametrize("step_s", [3600, -3600])
@@ -252,9 +271,9 @@ def test_a_wall_step_over_a_second_cuts_the_segment_and_sets_a_new_anchor(step_s
     rig.wall_offset += step_s * S
     actions = [action for action in rig.pass_time(1) if not isinstance(action, Ping)]
     assert actions == [Notice("clock_step", {"step_ns": step_s * S}), CutSegment("clock step")]
-    rig.session.take_lines()
+    rig.session.take()
     rig.frame(b"b")
-    assert rig.session.take_lines()[0][0][0] == rig.wall
+    assert rig.session.take().lines()[0][0] == rig.wall
 
 
 def test_a_wall_step_below_a_second_is_left_to_the_clock_lines():
@@ -527,7 +546,7 @@ def test_a_stalled_connection_is_noticed_within_five_seconds_written_down_and_re
     rig = Rig(names=["btcusdt@trade"])
     rig.talk(120)
     last = rig.wall
-    rig.session.take_lines()
+    rig.session.take()
     actions = rig.pass_time(5)
     assert Replace("silent") in actions
     (suspect,) = suspects(rig)
@@ -571,13 +590,13 @@ def test_suspicions_that_are_open_when_the_connection_ends_end_with_it():
     talk_both(rig, 120)
     last = rig.wall - S // 10
     rig.talk(6)
-    rig.session.take_lines()
+    rig.session.take()
     rig.session.closed(None, "end of TCP")
     assert [(s["from_ns"], s["streams"]) for s in suspects(rig)] == [(last, [NAME])]
     whole = Rig(names=["btcusdt@trade"])
     whole.talk(120)
     whole.pass_time(5)
-    whole.session.take_lines()
+    whole.session.take()
     whole.session.closed(None, "end of TCP")
     (suspect,) = suspects(whole)
     assert (suspect["streams"], suspect["reason"]) == (None, "silent")
@@ -642,7 +661,7 @@ def test_lateness_that_a_new_connection_shares_is_not_answered_by_ever_more_conn
             late_frame(rig, 0)
         actions = [action for _ in range(10) for action in late_frame(rig, 30)]
         replaced += Replace("lagging") in actions
-        rig.session.take_lines()
+        rig.session.take()
         rig.session.closed(None, "end of TCP")
         assert [line["reason"] for line in suspects(rig)] == ["lagging"]
     assert replaced == 5  # after 0, 1, 2, 4 and 8 minutes

@@ -857,17 +857,3 @@ def test_every_name_of_ours_fits_the_longest_symbol():
     symbol = "A" * wire.SYMBOL_BYTES_MAX
     for stream in (SNAPSHOT, "bookTicker", "depth@1000ms"):
         assert len(stream_name(symbol, stream)) <= wire.STREAM_NAME_BYTES_MAX
-
-
-@given(
-    st.sampled_from(list(Market)),
-    st.booleans(),
-    st.sampled_from([b"", b'"T":1,', b'"st":2,']),
-    st.sampled_from([b"", b'"pu":-1,', b'"pu":7,']),
-)
-def test_ids_are_the_same_wherever_they_are_looked_for(market, usual, more, prev):
-    space = b"" if usual else b" "
-    frame = b'{"stream":"a@depth","data":{"e":"depthUpdate","E":1728000000000,%b"s":"A","U":%b8,"u":9,%b"b":[],"a":[]}}'
-    frame %= more, space, prev
-    assert wire.depth_ids(frame, market, frame.find(b'"', 11)) == wire.depth_ids(frame, market)
-    assert wire.depth_ids(b"{}" * 9, market, 5) is None

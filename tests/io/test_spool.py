@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import hashlib
 import os
 import signal
@@ -8,9 +9,13 @@ from collections import Counter
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twintape.core import segment, wire
+from twintape.core.active import LineText
 from twintape.core.errors import ConfigError, RefusedError
+from twintape.core.heads import depth_head
 from twintape.core.markets import Market
 from twintape.io.disk import PosixDisk
 from twintape.io.spool import Spool, SpoolLimits
@@ -26,6 +31,13 @@ def line(number, *, connection=1):
     time = T_MS + number
     event = b'{"e":"depthUpdate","E":%d,"s":"BTCUSDT","U":%d,"u":%d,"b":[],"a":[]}' % (time, number, number)
     return time * 10**6 + connection, b'{"stream":"btcusdt@depth@100ms","data":%b}' % event
+
+
+def text_of(lines):
+    """Return lines as a connection hands them over."""
+    heads = [depth_head(frame) for _, frame in lines]
+    times = [head[2] for head in heads if head]
+    return dataclasses.replace(LineText.of(lines), event_times=(min(times), max(times)) if len(times) == len(lines) else None)
 
 
 def at(number):
@@ -178,7 +190,10 @@ class World:
 
     def write(self, spool, connection, numbers):
         lines = [line(number, connection=connection) for number in numbers]
-        spool.write(connection, lines)
+        if connection == 1:
+            spool.write_all([(connection, text_of(lines))])
+        else:
+            spool.write(connection, lines)
         self.returned += lines
 
     def sync(self, spool, number):
@@ -429,6 +444,38 @@ def test_a_segment_can_be_cut_without_ending_the_connection():
     assert spool.cut(1, reason="clock", now_ns=at(3)) == []
     spool.write(1, [line(4)])
     assert len(spool.close_all(reason="stop", now_ns=at(5))) == 1
+
+
+TIMES = st.sampled_from([*range(-30, 30), 998, 999, 1000, 1001, -1000, HOUR_MS, -HOUR_MS, ABSURD_MS, -30 * HOUR_MS])
+
+
+@given(
+    st.lists(st.tuples(st.lists(TIMES, min_size=1, max_size=4), st.booleans()), min_size=2, max_size=8),
+    st.sampled_from([1000, 48 << 20]),
+    st.none() | st.tuples(st.integers(0, 40), st.sampled_from(["before", "half", "after"])),
+    st.sampled_from([None, 0, 0, 1]),
+)
+def test_lines_that_come_as_text_end_as_those_that_come_one_by_one(batches, segment_size, fault, hour):
+    disks = [MemoryDisk(), MemoryDisk()]
+    for disk, as_text in zip(disks, [False, True], strict=True):
+        spool = make(disk, limits=SpoolLimits(segment_size=segment_size))
+        spool.recover()
+        event_time_us = None if hour is None else (T_MS + hour * HOUR_MS) * 1000
+        spool.open(1, url="wss://a", streams=["btcusdt@depth@100ms"], now_ns=at(0), event_time_us=event_time_us)
+        if fault is not None:
+            disk.fault = failing(*fault, OSError("disk"))
+        number = 0
+        for times, odd in batches:
+            frames = [line(1)[1].replace(b"%d" % (T_MS + 1), b"%b%d" % (b" " * odd, T_MS + time)) for time in times]
+            lines = [(at(number + place), frame) for place, frame in enumerate(frames, 1)]
+            number += len(lines)
+            if as_text:
+                spool.write_all([(1, text_of(lines))])
+            else:
+                spool.write(1, lines)
+        spool.sync(at(number + 1))
+        spool.close_all(reason="end", now_ns=at(number + 2))
+    assert disks[0].files == disks[1].files
 
 
 def test_frames_that_cannot_stand_on_a_line_are_kept_all_the_same():

@@ -116,7 +116,7 @@ MUTANTS = [
     Mutant(
         "what was not synced is forgotten with its file",
         "twintape.io.spool",
-        "        state.held[:0] = active.unsynced\n        size = _size(active.unsynced)\n",
+        "        state.held[:0] = [line for lines in active.unsynced for line in lines.lines()]\n        size = sum([_text_size(lines) for lines in active.unsynced])\n",
         "        size = 0\n",
         faults=POWER,
         seed=3,

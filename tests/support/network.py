@@ -198,7 +198,8 @@ class World:
         self.on_open(wire)
 
     def perform(self, actions, wire):
-        lines = wire.session.take_lines()[0]
+        taken = wire.session.take()
+        lines = taken.lines() if taken else []
         self.on_lines(wire.session, lines)
         for _, line in lines:
             if b"!twintape@suspect" in line:

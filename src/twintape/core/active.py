@@ -20,10 +20,12 @@ __all__ = [
     "TIME_NS_MAX",
     "HourWatch",
     "Line",
+    "LineText",
     "Recovered",
     "RecoveredTexts",
     "depth_streams_of",
     "format_line",
+    "format_lines",
     "format_sync",
     "is_absurd",
     "is_doubtful",
@@ -55,6 +57,52 @@ def format_line(receive_time_ns: int, frame: bytes) -> bytes:
     b'17 {}\n'
     """
     return b"%d %b\n" % (receive_time_ns, frame)
+
+
+@dataclass(frozen=True, slots=True)
+class LineText:
+    """Lines, at least one, as they stand in an active file: so they are checked, copied and counted once.
+
+    Attributes:
+        text: `format_line` of each, one behind the other.
+        count: How many.
+        size: The bytes of their frames.
+        last_receive_time_ns: The last one's receive time.
+        event_times: The least and the greatest event time, 13 digits of milliseconds, if every frame has one so printed; otherwise None.
+    """
+
+    text: bytes
+    count: int
+    size: int
+    last_receive_time_ns: int
+    event_times: tuple[bytes, bytes] | None = None
+
+    @classmethod
+    def of(cls, lines: Sequence[Line]) -> LineText:
+        """Return the text of lines whose frames are recordable, and look for no event times."""
+        times_ns, frames = zip(*lines, strict=True)
+        return cls(format_lines(times_ns, frames), len(lines), sum(map(len, frames)), times_ns[-1])
+
+    def lines(self) -> list[Line]:
+        r"""Return the lines.
+
+        >>> LineText.of([(17, b"{}"), (18, b"[1, 2]")]).lines()
+        [(17, b'{}'), (18, b'[1, 2]')]
+        """
+        parts = [line.partition(b" ") for line in self.text[:-1].split(b"\n")]
+        return [(int(digits), frame) for digits, _, frame in parts]
+
+
+def format_lines(receive_times_ns: Sequence[int], frames: Sequence[bytes]) -> bytes:
+    r"""Return the lines of frames, in half the time that one after the other takes.
+
+    >>> format_lines([17, 18], [b"{}", b"[]"])
+    b'17 {}\n18 []\n'
+    """
+    parts = [b"\n"] * (3 * len(frames))
+    parts[0::3] = [b"%d " % receive_time_ns for receive_time_ns in receive_times_ns]
+    parts[1::3] = frames
+    return b"".join(parts)
 
 
 def format_sync(receive_time_ns: int, *, size: int, crc32: int) -> bytes:
@@ -270,6 +318,17 @@ class HourWatch:
         Without `receive_time_ns` no time is doubtful.
         """
         return self.fitting([(receive_time_ns, frame)]) == 0
+
+    def spans(self, least: bytes, greatest: bytes) -> bool:
+        """Return whether frames with event times between these, 13 digits each, all belong to this segment as a matter of course.
+
+        Then the times are taken in, as `fitting` would; otherwise nothing is changed, and it takes `fitting` to tell.
+        """
+        if not self._digits_from <= least <= greatest < self._digits_to:
+            return False
+        self._digits = max(greatest, self._digits)
+        self._contradicted = False
+        return True
 
     def fitting(self, lines: Sequence[tuple[int | None, bytes]]) -> int:
         """Return how many lines, from the front, come before the first whose frame must open a new segment; take their times in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from twintape.core.budget import SECOND_NS
@@ -9,7 +10,7 @@ from twintape.core.markets import Market
 from twintape.core.silence import Listening, Pace
 from twintape.core.wire import is_depth, split_stream
 
-__all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory", "is_witness"]
+__all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory", "find_witnesses", "is_witness"]
 
 HOLE_WAIT_NS = SECOND_NS
 """While another connection listens to the same stream, a hole is no gap before that one had so long to deliver the ids."""
@@ -194,3 +195,14 @@ class HeardStream(Listening):
         if self.memory.depth:
             return old.update_id is not None and self.start_update_id is not None and self.start_update_id <= old.update_id
         return self.first_ns is not None and old.count > 0 and old.last_ns >= self.first_ns
+
+
+def find_witnesses(market: Market, streams: Iterable[HeardStream]) -> None:
+    """Let each depth stream of a connection know which other streams of it show that its book moved."""
+    by_symbol: dict[str, list[HeardStream]] = {}
+    streams = list(streams)
+    for stream in streams:
+        if is_witness(market, stream.memory.name):
+            by_symbol.setdefault(stream.memory.symbol, []).append(stream)
+    for stream in streams:
+        stream.witnesses = tuple(by_symbol.get(stream.memory.symbol, ())) if stream.memory.depth else ()

@@ -1,39 +1,27 @@
 """What the lines of a segment say, column by column: the part of sealing that looks at every line there ever is.
 
-A depth frame as Binance prints it is taken apart by one match; whatever looks different takes the slow way, with the same result.
+Of a depth frame as Binance prints it the head says all there is to say; whatever looks different takes the slow way, with the same result.
 
 Source: docs/format.md, section 3.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import lt
 
 from twintape.core import wire
+from twintape.core.heads import Head
 from twintape.core.markets import Market
 
-__all__ = ["NO_HEAD", "STREAMS_MAX", "Columns", "Head", "cut", "read_heads", "receipt_order", "scan"]
+__all__ = ["STREAMS_MAX", "Columns", "cut", "receipt_order", "scan"]
 
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
 
 _WRAPPER = b'{"stream":"'
-# The head of every depth frame Binance has sent through a combined stream since 2019, behind its receive time.
-_DEPTH_HEAD = re.compile(
-    rb'([1-8]\d{0,18}) \{"stream":"([^"]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),'
-    rb'(?:"T":\d{1,16},)?"s":"[^"]{1,128}",(?:"ps":"[^"]{1,128}",)?(?:"st":\d{1,16},)?'
-    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
-)
-Head = tuple[bytes | None, ...]
-"""Of a line: receive time, stream, event time, `U`, `u` and `pu` as they stand there, if it is a depth frame as Binance prints it."""
-NO_HEAD: Head = (None,) * 6
-"""The head of any other line."""
-_HOT_COUNT = 256
-"""So many lines at a time: looking at each twice while it is in the processor's cache is cheaper than coming back to it."""
 
 
 @dataclass(slots=True)
@@ -93,15 +81,6 @@ class _Streams:
             self.names.append(name)
             self.is_depth.append(wire.is_depth(wire.split_stream(name)[1]))
         return position
-
-
-def read_heads(texts: Sequence[bytes]) -> list[Head]:
-    """Return the heads of lines, `NO_HEAD` for each that looks different: it takes a closer look to tell what that is."""
-    heads: list[Head] = []
-    for start in range(0, len(texts), _HOT_COUNT):
-        found = map(_DEPTH_HEAD.match, texts[start : start + _HOT_COUNT])
-        heads += [NO_HEAD if head is None else head.groups() for head in found]
-    return heads
 
 
 def scan(

@@ -4,7 +4,6 @@ Everything read is treated as hostile: a damaged or forged segment raises `Corru
 on its word beyond `BLOCK_TEXT_SIZE_MAX` a block and `INDEX_SIZE_MAX` for the index.
 
 The text of active segments is in `core.active`, the index in `core.index`; what belongs to a segment can be had from here.
-
 Source: docs/format.md, sections 3 and 4.
 """
 
@@ -40,6 +39,7 @@ from twintape.core.active import (
     split_lines,
 )
 from twintape.core.errors import CorruptionError
+from twintape.core.heads import NO_HEAD, Head, read_heads
 from twintape.core.index import (
     BLOCK_TEXT_SIZE_MAX,
     FORMAT,
@@ -58,7 +58,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
-from twintape.core.scan import NO_HEAD, Head, cut, read_heads, receipt_order, scan
+from twintape.core.scan import cut, receipt_order, scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover

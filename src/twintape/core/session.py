@@ -3,7 +3,6 @@
 A session never decides whether a frame is worth keeping: every one becomes a line. Besides, it follows just enough of the contents to act
 in time: update ids (ask for a snapshot behind a gap), silence (ask for a replacement), shutdown notices, pings, answers to SUBSCRIBE. Its
 life-cycle is the table in `core.lifecycle`.
-
 Frames that arrive while CLOSING are recorded too. All times are monotonic nanoseconds except where a name says wall or receive.
 
 Source: Binance, Spot API docs, web-socket-streams.md (2026-07-21): pongs echo the payload; 5 messages a second; `serverShutdown`.
@@ -27,9 +26,10 @@ from twintape.core.actions import (
     Send,
 )
 from twintape.core.budget import SECOND_NS, message_window
+from twintape.core.heads import depth_head
 from twintape.core.lifecycle import TRANSITIONS, Event, State
 from twintape.core.markets import RULES, Market
-from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory, is_witness
+from twintape.core.memory import HOLE_WAIT_NS, HeardStream, Hole, StreamMemory, find_witnesses
 from twintape.core.receipt import TEXT, Receipt
 from twintape.core.sequence import Join, is_new_epoch, join
 from twintape.core.silence import Lag, Pace
@@ -69,7 +69,7 @@ _NOTHING: tuple[Action, ...] = ()
 class Session(Receipt):
     """One websocket connection.
 
-    The caller takes `lines` with `take_lines` *before* it performs the actions of a call: actions refer to everything said so far.
+    The caller takes the lines with `take` *before* it performs the actions of a call: actions refer to everything said so far.
 
     Args:
         market: Whose rules hold.
@@ -83,8 +83,7 @@ class Session(Receipt):
 
     Attributes:
         frames: Data frames heard.
-        heard: Text frames not looked at yet: whoever reads the socket may append them, `(now_ns, payload)`, instead of calling `frame`,
-            and calls `look` soon.
+        heard: As in `Receipt`: whoever reads the socket may append text frames here instead of calling `frame`, and calls `look` soon.
         gaps: Holes in this connection's own ids, whoever else filled them.
         opened_ns: When it was opened.
         opened_wall_ns: The same as wall time.
@@ -110,7 +109,7 @@ class Session(Receipt):
         self.state = State.DIALING
         self.streams = {memory.name.encode(): HeardStream(memory, now_ns) for memory in memories}
         self.subscription = Subscription(market, [stream.memory.name for stream in self.streams.values()], base=base)
-        self._find_witnesses()
+        find_witnesses(market, self.streams.values())
         self.frames = 0
         self.gaps = 0
         self.opened_ns = now_ns
@@ -217,17 +216,8 @@ class Session(Receipt):
             self.streams.pop(name.encode(), None)
         if counted:
             self._listening(1)
-        self._find_witnesses()
+        find_witnesses(self.market, self.streams.values())
         self.subscription.change(list(fresh), removed, now_ns)
-
-    def _find_witnesses(self) -> None:
-        """Let each depth stream know which other streams show that its book moved."""
-        by_symbol: dict[str, list[HeardStream]] = {}
-        for stream in self.streams.values():
-            if is_witness(self.market, stream.memory.name):
-                by_symbol.setdefault(stream.memory.symbol, []).append(stream)
-        for stream in self.streams.values():
-            stream.witnesses = tuple(by_symbol.get(stream.memory.symbol, ())) if stream.memory.depth else ()
 
     @property
     def suspect_count(self) -> int:
@@ -263,13 +253,25 @@ class Session(Receipt):
     def take_in(self) -> None:
         """Make lines of all frames in `heard`, and see what they mean; what is to be done is left to the next `look`."""
         heard, self.heard[:] = self.heard[:], ()
-        lines = self.add(heard)
-        # `{"stream":"` is 11 bytes; a frame without that wrapper finds no stream here and is looked at more closely.
-        names = [payload[11 : payload.find(b'"', 11, 160)] for _, payload in lines]
-        market, due, data_count, data_ns = self.market, self._due, 0, self.last_data_ns
-        for stream, (now_ns, payload), line in zip(map(self.streams.get, names), heard, lines, strict=True):
+        times_ns, frames = self.add(heard)
+        spot = self.market is Market.SPOT
+        due, data_count, data_ns, stream_named, event_time_seen = (
+            self._due,
+            0,
+            self.last_data_ns,
+            self.streams.get,
+            self.event_times.append,
+        )
+        for (now_ns, payload), receive_ns, frame, head in zip(heard, times_ns, frames, map(depth_head, frames), strict=True):
+            if head is None:
+                name, before, final = frame[11 : frame.find(b'"', 11, 160)], None, b""  # no stream's name, if it has no wrapper
+            else:
+                name, event_time, first, final, prev = head.groups()
+                before = first if spot else prev
+                event_time_seen(event_time)
+            stream = stream_named(name)
             if stream is None:
-                due += self._other(payload, now_ns) if line[1] is payload else self._no_text(TEXT, payload, now_ns)
+                due += self._other(payload, now_ns) if frame is payload else self._no_text(TEXT, payload, now_ns)
                 continue
             data_count += 1
             data_ns = stream.last_ns = now_ns
@@ -279,16 +281,16 @@ class Session(Receipt):
             memory = stream.memory
             if not memory.depth:
                 continue
-            self._newest_depth = line
-            ids = depth_ids(payload, market, 11)
+            self._newest_depth = receive_ns, frame
+            ids = depth_ids(frame, self.market) if before is None else (int(before) - spot, int(final))
             if ids is None:
                 due.append(Notice("depth_without_ids", {"stream": memory.name}))
             elif ids[0] != stream.update_id or memory.holes:
                 due += self._event(stream, *ids, now_ns)
             else:
-                stream.update_id = final = ids[1]
-                if memory.update_id is None or final > memory.update_id:
-                    memory.update_id = final
+                stream.update_id = final_id = ids[1]
+                if memory.update_id is None or final_id > memory.update_id:
+                    memory.update_id = final_id
         self._data(data_count, data_ns)
 
     def _no_text(self, opcode: int, payload: bytes, now_ns: int) -> tuple[Action, ...]:

@@ -81,8 +81,6 @@ _SYMBOL = re.compile(rb'"s":"([^"\\]{1,128})"')
 _EVENT_TYPE = re.compile(rb'"e":"([A-Za-z0-9_]{1,64})"')
 _EVENT_TIME = re.compile(rb'"E":\s?(\d{16}|\d{13})(?!\d)')
 _DEPTH_IDS = re.compile(rb'"U":\s?(\d{1,18}),\s?"u":\s?(\d{1,18})(?:,\s?"pu":\s?(-?\d{1,18}))?(?!\d)')
-_PLAIN_IDS = re.compile(rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?')  # as depth frames have been printed since 2019
-_SPOT = Market.SPOT  # Python 3.11 takes longer to look up a member of an enumeration than to find the ids
 _LAST_UPDATE_ID = re.compile(rb'"lastUpdateId":\s?(-?\d{1,18})')
 _DEPTH_STREAM = re.compile(r"depth(@[0-9]+ms)?")
 _KINDS = {b"depthUpdate": "depth", b"markPriceUpdate": "markPrice"}
@@ -286,18 +284,16 @@ def event_time_us(frame: bytes) -> int | None:
     return int(digits) * (1000 if len(digits) == 13 else 1)
 
 
-def depth_ids(frame: bytes, market: Market, name_end: int = 0) -> tuple[int, int] | None:
+def depth_ids(frame: bytes, market: Market) -> tuple[int, int] | None:
     """Return `(p, u]` of a depth frame without decoding it, or None.
-
-    `name_end` is where the stream's name ends in the frame's wrapper, if that is known: saves looking for the ids.
 
     >>> depth_ids(b'{"U":157,"u":160,"pu":149}', Market.USDM), depth_ids(b'{"U":157,"u":160}', Market.SPOT)
     ((149, 160), (156, 160))
     """
-    match = (_PLAIN_IDS.search(frame, name_end) if name_end else None) or _DEPTH_IDS.search(frame)
+    match = _DEPTH_IDS.search(frame)
     if match is None:
         return None
-    if market is _SPOT:
+    if market is Market.SPOT:
         return int(match[1]) - 1, int(match[2])
     prev = match[3]
     return None if prev is None else (int(prev), int(match[2]))

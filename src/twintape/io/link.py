@@ -116,17 +116,18 @@ class Link:
     def take(self) -> Batch | None:
         """Return the lines so far, for the writer, or None if there are none."""
         self.look()
-        lines, size = self.session.take_lines()
-        if not lines:
+        lines = self.session.take()
+        if lines is None:
             return None
-        self._collector.heard(self.market, len(lines), size)
-        return self.session.number, lines, size
+        self._collector.heard(self.market, lines.count, lines.size)
+        return self.session.number, lines
 
     def save(self) -> None:
         """Hand the lines so far to the writer, whatever they mean: the collector is dying of an error."""
         Receipt.take_in(self.session)
-        lines, size = self.session.take_lines()
-        self._collector.writer.write_all(self.market, [(self.session.number, lines, size)])
+        lines = self.session.take()
+        if lines is not None:
+            self._collector.writer.write_all(self.market, [(self.session.number, lines)])
 
     def flush(self) -> None:
         """Hand the lines so far to the writer."""

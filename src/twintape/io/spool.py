@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 from twintape.core import wire
-from twintape.core.active import is_absurd, is_doubtful
+from twintape.core.active import LineText, is_absurd, is_doubtful
 from twintape.core.errors import RefusedError
 from twintape.core.markets import Market
 from twintape.core.names import check_collector
@@ -39,8 +39,8 @@ ALARM_SHARES = (0.60, 0.80, 0.95)
 """From which share of the budget on the alarm level is 1, 2, 3."""
 LINE_OVERHEAD = 21
 """The most bytes a line has beside its frame."""
-Batch = tuple[int, Sequence[Line], int]
-"""A connection's number, lines of it, and the sum of their frames' bytes."""
+Batch = tuple[int, LineText]
+"""A connection's number, and lines of it."""
 _GOLDEN_PERMILLE = 618
 """Multiples of it, modulo 1000, spread evenly, however many there are."""
 ATTEMPTS = 2
@@ -83,7 +83,7 @@ class _Active:
     synced_size: int = 0
     vouched_size: int = 0  # end of the last sync line
     crc32: int = 0  # of everything behind it
-    unsynced: list[Line] = field(default_factory=list)
+    unsynced: list[LineText] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -227,16 +227,15 @@ class Spool:
 
     def write(self, connection: int, lines: Sequence[Line]) -> list[SealedFile]:
         """Append lines in order of receipt, in one disk write per segment; return segments that were sealed on the way."""
-        return self.write_all([(connection, lines, sum([len(frame) for _, frame in lines]))])
+        self._write(self._connections[connection], lines, _size(lines))
+        return self._shelf.drain()
 
     def write_all(self, batches: Iterable[Batch]) -> list[SealedFile]:
         """Do the same for several connections."""
-        for connection, lines, size in batches:
+        for connection, lines in batches:
             state = self._connections[connection]
-            if state.held:
-                self._flush(state)  # what has waited goes first, and makes room
-            self._hold(state, lines, size + LINE_OVERHEAD * len(lines))
-            self._flush(state)
+            if not self._write_on(state, lines):
+                self._write(state, lines.lines(), _text_size(lines))
         return self._shelf.drain()
 
     def sync(self, now_ns: int) -> None:
@@ -323,6 +322,27 @@ class Spool:
         if known_us is None or event_time_us > known_us or is_absurd(known_us, event_time_us, receive_time_ns):
             self._event_time_us = event_time_us
 
+    def _write(self, state: _Connection, lines: Sequence[Line], size: int) -> None:
+        if state.held:
+            self._flush(state)  # what has waited goes first, and makes room
+        self._hold(state, lines, size)
+        self._flush(state)
+
+    def _write_on(self, state: _Connection, lines: LineText) -> bool:
+        """Append lines that go on in the active segment as a matter of course, text as it is; return whether these did."""
+        active = state.active
+        if active is None or lines.event_times is None or state.held or state.lost or state.failed or not self._has_room():
+            return False
+        if active.size + _text_size(lines) >= self._limits.segment_size or not active.watch.spans(*lines.event_times):
+            return False
+        try:
+            self._append(active, lines)
+        except OSError as error:
+            self._hold(state, lines.lines(), _text_size(lines))
+            self._fail(state, error)
+            self._flush(state, ATTEMPTS - 1)
+        return True
+
     def _hold(self, state: _Connection, lines: Sequence[Line], size: int, *, at_any_rate: bool = False) -> None:
         room = self._limits.held_size - self._held_size
         if size > room and not at_any_rate:
@@ -341,9 +361,8 @@ class Spool:
             self._shelf.note("lost", f"{self._market}/active", f"connection {state.number}: no room for lines from {first_ns} on")
         self._lost_count += len(lines)
 
-    def _flush(self, state: _Connection) -> None:
-        """Write what is held, into as many segments as it takes; give up at the second failure."""
-        attempts = ATTEMPTS
+    def _flush(self, state: _Connection, attempts: int = ATTEMPTS) -> None:
+        """Write what is held, into as many segments as it takes; give up after so many failures."""
         while (state.held or state.lost) and attempts and self._has_room():
             if not state.held:
                 self._admit_loss(state)
@@ -351,7 +370,7 @@ class Spool:
                 active = state.active or self._begin(state, None)
                 count = self._fitting(active, state.held, state.held_size)
                 if count:
-                    self._append(active, state.held if count == len(state.held) else state.held[:count])
+                    self._append(active, _text(state.held if count == len(state.held) else state.held[:count]))
             except OSError as error:
                 self._fail(state, error)
                 attempts -= 1
@@ -434,15 +453,11 @@ class Spool:
         active.crc32 = zlib.crc32(data, active.crc32)
         self._acknowledge("written", active.path, active.size)
 
-    def _append(self, active: _Active, lines: Sequence[Line]) -> None:
-        frames = [frame for _, frame in lines]
-        if not wire.recordable(b" ".join(frames)) or b"" in frames:
-            # The collector sees to it that every frame can stand on a line; here it is only made sure of.
-            lines = [line if wire.recordable(line[1]) else (line[0], wire.bytes_line(1, line[1])) for line in lines]
-        self._put(active, b"".join([b"%d %b\n" % line for line in lines]))
-        active.unsynced.extend(lines)
-        active.line_count += len(lines)
-        active.last_ns = max(active.last_ns, lines[-1][0])
+    def _append(self, active: _Active, lines: LineText) -> None:
+        self._put(active, lines.text)
+        active.unsynced.append(lines)
+        active.line_count += lines.count
+        active.last_ns = max(active.last_ns, lines.last_receive_time_ns)
         self._see(active.watch.event_time_us, active.last_ns)
 
     def _vouch(self, active: _Active, now_ns: int) -> None:
@@ -506,8 +521,8 @@ class Spool:
         with suppress(OSError):
             active.file.close()
         self._active_size -= active.size
-        state.held[:0] = active.unsynced
-        size = _size(active.unsynced)
+        state.held[:0] = [line for lines in active.unsynced for line in lines.lines()]
+        size = sum([_text_size(lines) for lines in active.unsynced])
         state.held_size += size
         self._held_size += size
         state.failed.append(Retired(active.path, active.synced_size))
@@ -515,3 +530,12 @@ class Spool:
 
 def _size(lines: Sequence[Line]) -> int:
     return sum([len(frame) + LINE_OVERHEAD for _, frame in lines])
+
+
+def _text_size(lines: LineText) -> int:
+    return lines.size + LINE_OVERHEAD * lines.count
+
+
+def _text(lines: Sequence[Line]) -> LineText:
+    """Return the text of lines that need not have come through a `Receipt`, which sees to it that every frame can stand on a line."""
+    return LineText.of([line if wire.recordable(line[1]) else (line[0], wire.bytes_line(1, line[1])) for line in lines])

@@ -126,7 +126,7 @@ class Writer:
     def write_all(self, market: Market, batches: Sequence[Batch]) -> None:
         """Append lines of several connections."""
         if batches:
-            size = sum([size for _, _, size in batches])
+            size = sum([lines.size for _, lines in batches])
             self._put(_Command(market, lambda spool: spool.write_all(batches), size))
 
     def cut(self, market: Market, connection: int, *, reason: str) -> None:
