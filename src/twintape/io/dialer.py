@@ -10,7 +10,9 @@ import datetime
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from picows import WSCloseCode, WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from python_socks import ProxyError
@@ -52,6 +54,7 @@ class _Adapter(WSListener):
         self._fragments_opcode = 0
         self._fragments_size = 0
         self._held: list[tuple[object, ...]] | None = []
+        self._on_frame: Callable[[int, bytes], None] = partial(self._tell, "on_frame")
         self.close_reason: str | None = None
         self.connected = False
 
@@ -61,14 +64,15 @@ class _Adapter(WSListener):
     def release(self) -> None:
         """Deliver what came before `dial` returned."""
         held, self._held = self._held or [], None
+        self._on_frame = self._listener.on_frame
         for kind, *arguments in held:
             getattr(self._listener, str(kind))(*arguments)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         kind = frame.msg_type
         payload = frame.get_payload_as_bytes()
-        if kind is _TEXT and frame.fin and self._held is None:
-            self._listener.on_frame(1, payload)
+        if kind is _TEXT and frame.fin:
+            self._on_frame(1, payload)
         elif kind is _TEXT or kind is _BINARY:
             opcode = 1 if kind is _TEXT else 2
             if frame.fin:

@@ -52,7 +52,7 @@ async def upload_one(
         try:
             await store.create(sealed.key, data)
             found = await store.get(sealed.key)
-            if len(found) == sealed.size and hashlib.sha256(found).hexdigest() == sealed.sha256:
+            if found == data:
                 return
             raise StoreError(f"{sealed.key}: read back {len(found)} bytes that are not the {sealed.size} put", retryable=True)
         except StoreError as error:
