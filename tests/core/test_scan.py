@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from twintape.core import scan as module
 from twintape.core import wire
 from twintape.core.heads import read_heads
+from twintape.core.index import extent
 from twintape.core.markets import Market
-from twintape.core.scan import cut, receipt_order
+from twintape.core.scan import by_line, cut, receipt_order
 
 DEPTH = b'{"stream":"%b","data":{"e":"depthUpdate","E":17280000%05d,"s":"X","U":%d,"u":%d,%b"b":[],"a":[]}}'
 OTHERS = [
@@ -59,61 +60,75 @@ def one_by_one(lines, market, depth_streams, snapshot_symbol):
 @given(st.lists(st.tuples(st.integers(0, 2**63 - 1), frames()), max_size=40), st.sampled_from(list(Market)))
 def test_the_columns_say_what_each_line_says_alone(lines, market):
     streams, times, event_times, ids = one_by_one(lines, market, {"AAA": "aaa@depth"}, "AAA")
-    columns = scan([b"%d %b" % line for line in lines], market, {"AAA": "aaa@depth"}, "AAA")
-    assert [columns.names[position] for position in columns.positions] == streams
-    assert columns.names == list(dict.fromkeys(streams))  # in order of first appearance
-    assert (columns.receive_times_ns, columns.event_times_us) == (times, event_times)
-    assert columns.prev_ids == [None if pair is None else pair[0] for pair in ids]
-    assert columns.final_ids == [None if pair is None else pair[1] for pair in ids]
-    for position, pair, time in zip(columns.positions, ids, event_times, strict=True):
-        assert columns.mixed[position] or (pair is not None and time is not None)
+    receive_times, columns = scan([b"%d %b" % line for line in lines], market, {"AAA": "aaa@depth"}, "AAA")
+    assert [column.name for column in columns] == list(dict.fromkeys(streams))  # in order of first appearance
+    assert receive_times == times
+    for column in columns:
+        assert column.numbers == [number for number, name in enumerate(streams) if name == column.name]
+        own_times = [event_times[number] for number in column.numbers]
+        assert list(column.event_times_us()) == own_times
+        assert column.event_extent_us() == extent(own_times)
+        assert list(column.prev_ids) == [ids[number] and ids[number][0] for number in column.numbers]
+        assert list(column.final_ids) == [ids[number] and ids[number][1] for number in column.numbers]
+        assert column.mixed or None not in (*own_times, *column.prev_ids)
+    if lines:
+        assert by_line(columns, [column.event_times_us() for column in columns]) == event_times
 
 
 def test_nothing_has_no_columns():
-    assert scan([], Market.SPOT, {}) == module.Columns([], [], [], [], [], [], [])
+    assert scan([], Market.SPOT, {}) == ([], [])
+    assert by_line([], []) == []
 
 
 @pytest.mark.parametrize("market", list(Market))
 def test_depth_events_alone_need_no_second_look(market, monkeypatch):
     monkeypatch.setattr(wire, "event_time_us", None)  # the slow way would fail
     lines = [b"%d %b" % (k, DEPTH % (b"aaa@depth", k, k, k, b'"pu":%d,' % (k - 1))) for k in range(1, 5)]
-    assert scan(lines, market, {}).final_ids == [1, 2, 3, 4]
+    _, (column,) = scan(lines, market, {})
+    assert (column.prev_ids, column.final_ids) == ([0, 1, 2, 3], [1, 2, 3, 4])
 
 
 def test_streams_beyond_the_limit_share_one(monkeypatch):
     monkeypatch.setattr(module, "STREAMS_MAX", 3)
-    columns = scan([b'%d {"stream":"s%d@trade","data":{}}' % (k, k) for k in range(5)], Market.SPOT, {})
-    assert (columns.names, columns.positions) == (["s0@trade", "s1@trade", wire.OTHER], [0, 1, 2, 2, 2])
+    _, columns = scan([b'%d {"stream":"s%d@trade","data":{}}' % (k, k) for k in range(5)], Market.SPOT, {})
+    assert [(column.name, column.numbers) for column in columns] == [
+        ("s0@trade", [0]),
+        ("s1@trade", [1]),
+        (wire.OTHER, [2, 3, 4]),
+    ]
 
 
 @given(st.lists(st.tuples(st.binary(max_size=60), st.integers(0, 2)), min_size=1, max_size=30), st.sampled_from([100, 10_000]))
 def test_blocks_keep_the_order_hold_one_date_and_are_as_large_as_they_may_be(lines, size_max):
-    texts, days = zip(*lines, strict=True)
-    numbers = range(7, 7 + len(lines))
-    found = list(cut(texts, numbers, [None] * 7 + list(days), size_max, one_day=len(set(days)) == 1))
-    assert [number for members, _ in found for number in members] == list(numbers)
-    for members, text in found:
-        assert text == b"".join(texts[number - 7] + b"\n" for number in members)
-        assert len({days[number - 7] for number in members}) == 1
-        assert len(members) == 1 or len(text) <= size_max
+    texts, days = map(list, zip(*lines, strict=True))
+    found = list(cut(texts, days, size_max))
+    assert [line for part, _ in found for line in texts[part]] == texts
+    for part, text in found:
+        assert text == b"".join(line + b"\n" for line in texts[part])
+        assert len(set(days[part])) == 1
+        assert len(texts[part]) == 1 or len(text) <= size_max
     for (before, text), (after, _) in itertools.pairwise(found):
-        size = len(text) + len(texts[after[0] - 7]) + 1
-        assert days[before[0] - 7] != days[after[0] - 7] or size > size_max
+        assert before.stop == after.start
+        assert days[before.start] != days[after.start] or len(text) + len(texts[after.start]) + 1 > size_max
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 300)), min_size=1, max_size=20))
 def test_the_order_of_receipt_is_spelled_out_only_where_the_times_do_not_tell_it(lines):
+    places = list(dict.fromkeys(place for _, place in lines))
+    lines = [(time, places.index(place)) for time, place in lines]
     times, positions = zip(*lines, strict=True)
-    codes = receipt_order(times, positions)
+    columns = [
+        module.Column(str(place), [number for number, (_, other) in enumerate(lines) if other == place], [], [])
+        for place in range(len(places))
+    ]
+    codes = receipt_order(times, columns)
     if codes is None:
         assert sorted(lines) == lines
     else:
-        numbers, shift = [0], 0
-        for byte in codes:
-            numbers[-1] |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                numbers.append(0)
-                shift = 0
-        assert numbers == [*positions, 0]
+        assert list(codes) == list(positions)  # as long as there are no more than 128 streams
         assert sorted(lines) != lines
+
+
+def test_the_order_of_receipt_names_hundreds_of_streams():
+    columns = [module.Column(str(place), [199 - place], [], []) for place in range(200)]
+    assert receipt_order([7] * 200, columns)[:4] == b"\xc7\x01\xc6\x01"

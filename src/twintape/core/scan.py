@@ -1,4 +1,4 @@
-"""What the lines of a segment say, column by column: the part of sealing that looks at every line there ever is.
+"""What the lines of a segment say, stream by stream: the part of sealing that looks at every line there ever is.
 
 Of a depth frame as Binance prints it the head says all there is to say; whatever looks different takes the slow way, with the same result.
 
@@ -7,44 +7,61 @@ Source: docs/format.md, section 3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import lt
+from typing import TypeVar
 
 from twintape.core import wire
 from twintape.core.heads import Head
+from twintape.core.index import extent
 from twintape.core.markets import Market
 
-__all__ = ["STREAMS_MAX", "Columns", "cut", "receipt_order", "scan"]
+__all__ = ["STREAMS_MAX", "Column", "by_line", "cut", "receipt_order", "scan"]
 
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
 
+T = TypeVar("T")
 _WRAPPER = b'{"stream":"'
+_OURS = ord("!")
 
 
-@dataclass(slots=True)
-class Columns:
-    """The lines of a segment.
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The lines of one stream of a segment.
 
     Attributes:
-        names: The streams, in order of first appearance.
-        positions: For each line its stream's place in `names`.
-        receive_times_ns: For each line.
-        event_times_us: For each line its event time, or None.
+        name: The stream's.
+        numbers: Of its lines in the segment, ascending.
         prev_ids: For each line `p` of a depth event, or None.
         final_ids: For each line `u` of a depth event, or None; None exactly where `prev_ids` is.
-        mixed: For each stream whether it may have lines without ids or event time.
+        event_digits: The event times of lines that all have heads, which leave no other value None either; numbers are made of them on demand.
+        odd_event_times_us: Those of other lines, or None: there is one of both for every line.
     """
 
-    names: list[str]
-    positions: list[int]
-    receive_times_ns: list[int]
-    event_times_us: list[int | None]
-    prev_ids: list[int | None]
-    final_ids: list[int | None]
-    mixed: list[bool]
+    name: str
+    numbers: list[int]
+    prev_ids: Sequence[int | None]
+    final_ids: Sequence[int | None]
+    event_digits: Sequence[bytes] = ()
+    odd_event_times_us: Sequence[int | None] = ()
+
+    @property
+    def mixed(self) -> bool:
+        """Whether there may be lines without ids or event time."""
+        return not self.event_digits
+
+    def event_times_us(self) -> Sequence[int | None]:
+        """Return for each line its event time, or None."""
+        return [int(digits) * 1000 for digits in self.event_digits] or self.odd_event_times_us
+
+    def event_extent_us(self) -> tuple[int, int] | tuple[None, None]:
+        """Return the least and the greatest event time."""
+        if self.event_digits:
+            return int(min(self.event_digits)) * 1000, int(max(self.event_digits)) * 1000
+        return extent(self.odd_event_times_us)
 
 
 class _Streams:
@@ -89,8 +106,8 @@ def scan(
     market: Market,
     depth_streams: Mapping[str, str],
     snapshot_symbol: str | None = None,
-) -> Columns:
-    """Return what well-formed lines say.
+) -> tuple[list[int], list[Column]]:
+    """Return what well-formed lines say: their receive times, in ns, and the streams in order of first appearance.
 
     Args:
         texts: `<receive time> <frame>` each, without newline.
@@ -99,102 +116,86 @@ def scan(
         depth_streams: For frames without wrapper, symbol → stream name.
         snapshot_symbol: The symbol of bare REST bodies in a recording of one symbol.
     """
-    if not texts:
-        return Columns([], [], [], [], [], [], [])
-    times, wrapped, events, firsts, finals, prevs = zip(*heads, strict=True)
     streams = _Streams(depth_streams, snapshot_symbol)
-    # Places are given out in order of first appearance; the last pair of a key that `dict` sees is the first in the segment.
-    first_at = dict(zip(reversed(wrapped), range(len(texts) - 1, -1, -1), strict=True))
-    # A name of ours, one with an escape, or one too long to be one, is not taken from the head alone.
-    doubtful = {
-        name
-        for name in first_at
-        if name is None or name.startswith(b"!") or b"\\" in name or len(name) > wire.STREAM_NAME_BYTES_MAX
-    }
-    slow = [number for number, name in enumerate(wrapped) if name in doubtful] if doubtful else []
-    place_of = dict.fromkeys(doubtful, -1)
-    slow_positions: dict[int, int] = {}
-    for number, name in sorted(
-        [(at, name) for name, at in first_at.items() if name not in doubtful] + [(at, None) for at in slow]
-    ):
-        position = streams.of(texts[number].partition(b" ")[2])
-        if name is None:
-            slow_positions[number] = position
-        else:
-            place_of[name] = position
-            if not streams.is_depth[position]:  # its ids mean nothing to us
-                slow += [at for at, other in enumerate(wrapped) if other == name]
+    receive_times_ns = [int(head[0] or 0) for head in heads]
+    numbers: list[list[int]] = []
+    numbers_of: dict[bytes | None, list[int]] = {}
+    for number, head in enumerate(heads):
+        name = head[1]
+        own = numbers_of.get(name)
+        if own is None:
+            time, _, frame = texts[number].partition(b" ")
+            receive_times_ns[number] = int(time)
+            position = streams.of(frame)
+            if position == len(numbers):
+                numbers.append([])
+            own = numbers[position]
+            # A name of ours, one with an escape, or one too long to be one, is not taken from the head alone.
+            if name is not None and len(name) <= wire.STREAM_NAME_BYTES_MAX and b"\\" not in name and name[0] != _OURS:
+                numbers_of[name] = own
+        own.append(number)
+    return receive_times_ns, [
+        _column(name, own, is_depth, texts, [heads[number] for number in own], market)
+        for name, own, is_depth in zip(streams.names, numbers, streams.is_depth, strict=True)
+    ]
+
+
+def _column(
+    name: str, numbers: list[int], is_depth: bool, texts: Sequence[bytes], heads: Sequence[Head], market: Market
+) -> Column:
+    """Take the lines of one stream apart: if not all their heads say all there is to say, one after the other."""
     spot = market is Market.SPOT
-    if not spot and None in prevs:  # a futures event without `pu` has no place in the chain
-        slow = sorted({*slow, *(number for number, prev in enumerate(prevs) if prev is None)})
-    columns = Columns(
-        names=streams.names,
-        positions=[place_of[name] for name in wrapped],
-        receive_times_ns=[int(time or 0) for time in times],
-        event_times_us=[None if time is None else int(time) * 1000 for time in events],
-        prev_ids=[None if first is None else int(first) - 1 for first in firsts] if spot else _numbers(prevs),
-        final_ids=_numbers(finals),
-        mixed=[False] * len(streams.names),
-    )
-    for number in slow:
-        _fill(columns, number, slow_positions.get(number), texts[number], market, streams)
-    return columns
+    _, _, events, firsts, finals, prevs = zip(*heads, strict=True)
+    before = firsts if spot else prevs
+    if is_depth and None not in before:
+        prev_ids = [int(first) - 1 for first in firsts] if spot else list(map(int, prevs))
+        return Column(name, numbers, prev_ids, list(map(int, finals)), event_digits=events)
+    frames = [texts[number].partition(b" ")[2] for number in numbers]
+    ids = [(wire.depth_ids(frame, market) if is_depth else None) or (None, None) for frame in frames]
+    event_times_us = [wire.event_time_us(frame) for frame in frames]
+    return Column(name, numbers, [prev for prev, _ in ids], [final for _, final in ids], odd_event_times_us=event_times_us)
 
 
-def _numbers(texts: Sequence[bytes | None]) -> list[int | None]:
-    return [None if text is None else int(text) for text in texts]
-
-
-def _fill(columns: Columns, number: int, position: int | None, text: bytes, market: Market, streams: _Streams) -> None:
-    """Fill in one line the slow way; without a `position` it has been given one."""
-    time, _, frame = text.partition(b" ")
-    if position is not None:
-        columns.positions[number] = position
-    columns.mixed[columns.positions[number]] = True
-    columns.receive_times_ns[number] = int(time)
-    columns.event_times_us[number] = wire.event_time_us(frame)
-    ids = wire.depth_ids(frame, market) if streams.is_depth[columns.positions[number]] else None
-    columns.prev_ids[number], columns.final_ids[number] = (None, None) if ids is None else ids
-
-
-def cut(
-    lines: Sequence[bytes], members: Sequence[int], days: Sequence[int], text_size_max: int, *, one_day: bool
-) -> Iterator[tuple[Sequence[int], bytes]]:
-    """Yield the blocks of one stream, the numbers of their lines and their text: of one exchange date and `text_size_max`, or one line.
+def cut(lines: Sequence[bytes], days: Sequence[int], text_size_max: int) -> Iterator[tuple[slice, bytes]]:
+    """Yield the blocks of one stream, which of its lines they hold and their text: one exchange date and `text_size_max`, or one line.
 
     Args:
         lines: The stream's lines, without newline; at least one.
-        members: Their numbers in the segment.
-        days: For every line of the segment its exchange date.
+        days: Their exchange dates.
         text_size_max: The most text of several lines.
-        one_day: Whether all dates are the same.
     """
     text = b"\n".join([*lines, b""])
-    if one_day and len(text) <= text_size_max:  # nearly always
-        yield members, text
+    if len(text) <= text_size_max and days.count(days[0]) == len(days):  # nearly always
+        yield slice(0, len(lines)), text
         return
     start = text_size = 0
     for place, line in enumerate(lines):
-        day = days[members[place]]
-        if place > start and (text_size + len(line) + 1 > text_size_max or day != days[members[place - 1]]):
-            yield members[start:place], b"\n".join([*lines[start:place], b""])
+        if place > start and (text_size + len(line) + 1 > text_size_max or days[place] != days[place - 1]):
+            yield slice(start, place), b"\n".join([*lines[start:place], b""])
             start, text_size = place, 0
         text_size += len(line) + 1
-    yield members[start:], b"\n".join([*lines[start:], b""])
+    yield slice(start, len(lines)), b"\n".join([*lines[start:], b""])
 
 
-def receipt_order(receive_times_ns: Sequence[int], positions: Sequence[int]) -> bytes | None:
-    r"""Return the positions of all lines as LEB128, or None if receive times, and positions where they are equal, say the same.
+def by_line(columns: Sequence[Column], values: Iterable[Sequence[T]]) -> list[T]:
+    """Return for every line of a segment what `values` has of it: for each stream a sequence, for each of its lines a value."""
+    found = {
+        number: value
+        for column, own in zip(columns, values, strict=True)
+        for number, value in zip(column.numbers, own, strict=True)
+    }
+    return [found[number] for number in range(len(found))]
 
-    >>> receipt_order([7, 7, 8], [0, 1, 0]), receipt_order([7, 7, 8], [1, 0, 200])
-    (None, b'\x01\x00\xc8\x01')
-    """
+
+def receipt_order(receive_times_ns: Sequence[int], columns: Sequence[Column]) -> bytes | None:
+    """Return the positions of all lines' streams as LEB128; None if receive times, and positions where they are equal, say the same."""
     if all(map(lt, receive_times_ns, receive_times_ns[1:])):
         return None
+    positions = by_line(columns, [[position] * len(column.numbers) for position, column in enumerate(columns)])
     keys = list(zip(receive_times_ns, positions, strict=True))
     if all(before <= after for before, after in pairwise(keys)):
         return None
-    codes = [_leb128(position) for position in range(max(positions) + 1)]
+    codes = [_leb128(position) for position in range(len(columns))]
     return b"".join([codes[position] for position in positions])
 
 

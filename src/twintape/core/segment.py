@@ -58,7 +58,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
-from twintape.core.scan import cut, receipt_order, scan
+from twintape.core.scan import Column, by_line, cut, receipt_order, scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover
@@ -197,27 +197,30 @@ def _open_fields(frame: bytes) -> tuple[int | None, list[str]]:
     return known, [name for name in streams if isinstance(name, str)] if isinstance(streams, list) else []
 
 
-def _days(
-    believed_us: Sequence[int | None], receive_times_ns: Sequence[int], open_event_time_us: int | None
-) -> tuple[list[int], int]:
-    """Return the exchange date of every line of a segment, in days since 1970, and the greatest exchange time, in µs."""
-    least, greatest = extent(believed_us)
+def _dated(
+    columns: Sequence[Column], receive_times_ns: Sequence[int], open_event_time_us: int | None
+) -> tuple[list[int | None] | None, list[int], int]:
+    """Date the lines of a segment.
+
+    Returns:
+        Of every line its event time if that is not doubtful, or None if none is; its exchange date, in days since 1970; and the
+        greatest exchange time, in µs.
+    """
+    least, greatest = extent(time for column in columns for time in column.event_extent_us())
     if least is not None and greatest is not None:
-        # What lines without an event time have, as long as no line before them has one.
-        known = open_event_time_us if open_event_time_us is not None else next(time for time in believed_us if time is not None)
-        day = known // _DAY_US
-        if least // _DAY_US == day == greatest // _DAY_US:
-            return [day] * len(believed_us), max(greatest, known) if believed_us[0] is None else greatest
-    times = exchange_times_us(believed_us, receive_times_ns, open_event_time_us)
-    return [time // _DAY_US for time in times], max(times, default=0)
+        # What the first lines have if they have no event time of their own; within a day of each other none is doubtful.
+        known = least if open_event_time_us is None else open_event_time_us
+        if least // _DAY_US == known // _DAY_US == greatest // _DAY_US:
+            leading = known if columns[0].event_times_us()[0] is None else greatest
+            return None, [known // _DAY_US] * len(receive_times_ns), max(greatest, leading)
+    event_times_us = by_line(columns, [column.event_times_us() for column in columns])
+    believed = believed_times_us(event_times_us, receive_times_ns, open_event_time_us)
+    times = exchange_times_us(believed, receive_times_ns, open_event_time_us)
+    return believed, [time // _DAY_US for time in times], max(times, default=0)
 
 
-def _known(values: Sequence[int | None]) -> list[int]:
-    return [value for value in values if value is not None]
-
-
-def _all_known(values: Sequence[int | None]) -> list[int]:
-    return cast("list[int]", values)
+def _known(values: Sequence[int | None], *, all_known: bool) -> Sequence[int]:
+    return cast("Sequence[int]", values) if all_known else [value for value in values if value is not None]
 
 
 def date_of(day: int) -> str:
@@ -237,23 +240,23 @@ def _block(
     day: int,
     first_receive_time_ns: int,
     last_receive_time_ns: int,
-    event_times: Sequence[int | None],
+    extent_us: tuple[int, int] | tuple[None, None],
     prev_ids: Sequence[int | None],
     final_ids: Sequence[int | None],
     mixed: bool = True,
 ) -> Block:
-    times, prevs, finals = map(_known if mixed else _all_known, (event_times, prev_ids, final_ids))
+    prevs, finals = (_known(ids, all_known=not mixed) for ids in (prev_ids, final_ids))
     return Block(
         date=date_of(day),
         offset=offset,
         size=len(compressed),
         sha256=hashlib.sha256(compressed).hexdigest(),
         text_size=text_size,
-        count=len(event_times),
+        count=len(prev_ids),
         first_receive_time_ns=first_receive_time_ns,
         last_receive_time_ns=last_receive_time_ns,
-        event_time_us_min=min(times) if times else None,
-        event_time_us_max=max(times) if times else None,
+        event_time_us_min=extent_us[0],
+        event_time_us_max=extent_us[1],
         first_prev_update_id=prevs[0] if prevs else None,
         last_final_update_id=finals[-1] if finals else None,
         breaks=sum(map(ne, finals, prevs[1:])),
@@ -323,41 +326,38 @@ def _seal_texts(
     """Do what `seal` does for lines as they are printed, without their newlines, and their heads."""
     open_event_time_us, streams = _open_fields(texts[0].partition(b" ")[2] if texts else b"")
     depth_streams = depth_streams_of(streams) if depth_streams is None else depth_streams
-    columns = scan(texts, heads, market, depth_streams, snapshot_symbol)
-    receive_times = columns.receive_times_ns
-    believed = believed_times_us(columns.event_times_us, receive_times, open_event_time_us)
-    doubtful = believed != columns.event_times_us
-    days, greatest_us = _days(believed, receive_times, open_event_time_us)
-    members: list[list[int]] = [[] for _ in columns.names]
-    for number, position in enumerate(columns.positions):
-        members[position].append(number)
-    one_day = days.count(days[0]) == len(days) if days else False
+    receive_times, columns = scan(texts, heads, market, depth_streams, snapshot_symbol)
+    believed, days, greatest_us = _dated(columns, receive_times, open_event_time_us)
     compress = zstd.ZstdCompressor(options=_COMPRESSION).compress  # one for all: each has some tables to fill
     parts: list[bytes] = []
     offset = text_size = 0
     stream_indexes = []
-    for name, own, mixed in zip(columns.names, members, columns.mixed, strict=True):
+    for column in columns:
         blocks: list[Block] = []
-        for chunk, text in cut([texts[number] for number in own], own, days, BLOCK_TEXT_SIZE, one_day=one_day):
+        numbers = column.numbers
+        cuts = list(cut([texts[number] for number in numbers], [days[number] for number in numbers], BLOCK_TEXT_SIZE))
+        whole = believed is None and len(cuts) == 1
+        times = () if whole else column.event_times_us() if believed is None else [believed[number] for number in numbers]
+        for part, text in cuts:
             compressed = compress(text, zstd.ZstdCompressor.FLUSH_FRAME)
             blocks.append(
                 _block(
                     compressed,
                     len(text),
                     offset=offset,
-                    day=days[chunk[0]],
-                    first_receive_time_ns=receive_times[chunk[0]],
-                    last_receive_time_ns=receive_times[chunk[-1]],
-                    event_times=[believed[number] for number in chunk],
-                    prev_ids=[columns.prev_ids[number] for number in chunk],
-                    final_ids=[columns.final_ids[number] for number in chunk],
-                    mixed=mixed or doubtful,
+                    day=days[numbers[part.start]],
+                    first_receive_time_ns=receive_times[numbers[part.start]],
+                    last_receive_time_ns=receive_times[numbers[part.stop - 1]],
+                    extent_us=column.event_extent_us() if whole else extent(times[part]),
+                    prev_ids=column.prev_ids[part],
+                    final_ids=column.final_ids[part],
+                    mixed=column.mixed,
                 )
             )
             parts.append(compressed)
             offset += len(compressed)
             text_size += len(text)
-        stream_indexes.append(StreamIndex(name, *wire.split_stream(name), len(own), tuple(blocks)))
+        stream_indexes.append(StreamIndex(column.name, *wire.split_stream(column.name), len(numbers), tuple(blocks)))
     least_event, _ = extent([block.event_time_us_min for stream in stream_indexes for block in stream.blocks])
     _, greatest_event = extent([block.event_time_us_max for stream in stream_indexes for block in stream.blocks])
     index = Index(
@@ -377,7 +377,7 @@ def _seal_texts(
         last_receive_time_ns=receive_times[-1] if texts else 0,
         event_time_us_min=least_event,
         event_time_us_max=greatest_event,
-        order=_order(receive_times, columns.positions),
+        order=_order(receive_times, columns),
         streams=tuple(stream_indexes),
     )
     data = b"".join([*parts, index_frame(index, offset)])
@@ -451,8 +451,8 @@ def _identity(name: str, frame: bytes, collector: str, market: Market) -> tuple[
     return run, connection, sequence
 
 
-def _order(receive_times: Sequence[int], positions: Sequence[int]) -> str | None:
-    codes = receipt_order(receive_times, positions)
+def _order(receive_times: Sequence[int], columns: Sequence[Column]) -> str | None:
+    codes = receipt_order(receive_times, columns)
     return None if codes is None else base64.b64encode(zstd.compress(codes, options=_COMPRESSION)).decode()
 
 
@@ -586,7 +586,7 @@ def verify_segment(data: bytes) -> Index:
                 day=exchange_times[chunk[0]] // _DAY_US,
                 first_receive_time_ns=receive_times[chunk[0]],
                 last_receive_time_ns=receive_times[chunk[-1]],
-                event_times=[event_times[number] for number in chunk],
+                extent_us=extent([event_times[number] for number in chunk]),
                 prev_ids=[ids and ids[0] for ids in found_ids],
                 final_ids=[ids and ids[1] for ids in found_ids],
             )

@@ -38,6 +38,8 @@ STARTS_MAX = 3
 ANSWER_S_MAX = 60.0
 """A process that takes longer than this for one segment is taken to be dead."""
 NICENESS = 5
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(128 << 20), "MALLOC_TRIM_THRESHOLD_": str(128 << 20)}
+"""glibc's settings for the process: a segment's memory serves the next one; pages given back have to be cleared by the kernel again."""
 _LENGTH = struct.Struct("<I")
 
 
@@ -182,7 +184,11 @@ class SealerProcess:
     def _spawn(self) -> subprocess.Popen[bytes]:
         self._starts += 1
         return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", __name__, self._root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
+            [sys.executable, "-m", __name__, self._root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env=ALLOCATOR | os.environ,  # what the operator has set holds
         )
 
 
