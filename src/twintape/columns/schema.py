@@ -58,7 +58,8 @@ BOOK_UNKNOWN = 16
 
 ROW_GROUP_EVENTS = 16_384
 """Rows of a row group; every group but the last of a file has exactly so many."""
-ZSTD_LEVEL = 3
+ZSTD_LEVEL = 7
+"""Against level 3 it writes at half the speed, a tenth more CPU for a merge, and makes an archive that is kept for years 2.5 % smaller; it reads as fast."""
 TEMPLATES_KEY = b"twintape.templates"
 """Under this key of a file's metadata is the list of its templates."""
 DATA_PAGE_BYTES = 1 << 20
