@@ -12,13 +12,15 @@ there; no line is there that was never given; a chain's number never names two s
 """
 
 import argparse
+import dataclasses
 import hashlib
 import random
 import time
 from collections import Counter, defaultdict
 
 from twintape.core import segment, wire
-from twintape.core.active import recover_active
+from twintape.core.active import LineText, recover_active
+from twintape.core.heads import depth_head
 from twintape.core.markets import Market
 from twintape.io.spool import Spool, SpoolLimits
 from twintape.simulation.disk import Crash, DiskFault, Volume
@@ -147,7 +149,13 @@ class Life:
                     number += 1
                     lines.append(line_of(number, now_ns + number, rng))
                 witness.given.update(lines)
-                spool.write(rng.choice(open_connections), lines)
+                connection = rng.choice(open_connections)
+                times = [head[2] for _, frame in lines if (head := depth_head(frame))]
+                if len(times) == len(lines):  # as a connection hands over what it hears
+                    text = dataclasses.replace(LineText.of(lines), event_times=(min(times), max(times)))
+                    spool.write_all([(connection, text)])
+                else:
+                    spool.write(connection, lines)
             elif action == "sync":
                 spool.sync(now_ns)
                 if not spool.held_bytes and not spool.lost_count:
