@@ -227,6 +227,7 @@ def recover_texts(data: bytes, texts: list[bytes], odd: Sequence[int]) -> Recove
             break
         if text.find(_SYNC_MARK, 1, _SYNC_MARK_END) > 0:
             sync_like.append(number)
+    good_size = data.rfind(b"\n") + 1 - sum(map(len, texts[good_count:])) - len(texts[good_count:])
     del texts[good_count:]
     checked_count = begin = synced_size = number = 0
     sync_lines: list[int] = []
@@ -236,7 +237,6 @@ def recover_texts(data: bytes, texts: list[bytes], odd: Sequence[int]) -> Recove
         if texts[sync].partition(b" ")[2] == wire.sync_line(size=len(covered), crc32=zlib.crc32(covered)):
             checked_count, synced_size = sync - len(sync_lines), begin + len(texts[sync]) + 1
             sync_lines.append(sync)
-    good_size = sum(map(len, texts)) + len(texts)
     for sync in reversed(sync_lines):
         del texts[sync]
     return RecoveredTexts(texts, checked_count, len(texts) - checked_count, good_size, data[good_size:], sync_lines)

@@ -26,7 +26,7 @@ from twintape.core import segment
 from twintape.core.errors import CorruptionError
 from twintape.core.index import ChainLink
 from twintape.core.markets import Market
-from twintape.io.disk import PosixDisk
+from twintape.io.disk import PosixDisk, write_all
 from twintape.io.ports import Disk
 
 __all__ = ["SealAnswer", "SealOrder", "Sealer", "SealerHere", "SealerProcess"]
@@ -192,13 +192,13 @@ class SealerProcess:
         )
 
 
-def _receive(pipe: IO[bytes], until_s: float | None) -> bytes | None:
+def _receive(pipe: IO[bytes], until_s: float | None) -> bytearray | None:
     """Return the next message, or None if it ends before it is whole, or is not there by that monotonic time."""
     head = _read(pipe, _LENGTH.size, until_s)
     return None if head is None else _read(pipe, _LENGTH.unpack(head)[0], until_s)
 
 
-def _read(pipe: IO[bytes], size: int, until_s: float | None) -> bytes | None:
+def _read(pipe: IO[bytes], size: int, until_s: float | None) -> bytearray | None:
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -208,7 +208,7 @@ def _read(pipe: IO[bytes], size: int, until_s: float | None) -> bytes | None:
         if not count:
             return None
         view = view[count:]
-    return bytes(data)
+    return data
 
 
 def main() -> None:
@@ -221,10 +221,9 @@ def main() -> None:
     requests, answers = open(0, "rb", buffering=0), open(1, "wb", buffering=0)  # noqa: SIM115 - they live as long as the process
     while (message := _receive(requests, None)) is not None:
         answer = msgspec.msgpack.encode(seal_file(disk, msgspec.msgpack.decode(message, type=SealOrder)))
-        view = memoryview(_LENGTH.pack(len(answer)) + answer)
         try:
-            while view:
-                view = view[answers.write(view) :]
+            write_all(answers.fileno(), _LENGTH.pack(len(answer)))
+            write_all(answers.fileno(), answer)
         except BrokenPipeError:
             return  # nobody is there any more
 
