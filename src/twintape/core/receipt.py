@@ -97,7 +97,8 @@ class Receipt:
 
     def take(self) -> LineText | None:
         """Return the lines since the last call, oldest first; None if there are none."""
-        self.take_in()
+        if self.heard:
+            self.take_in()
         if not self._texts:
             return None
         event_times = self.event_times
