@@ -4,7 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, heads, merge, put
+from support.store import DAYS, STREAM, Exchange, MemoryStore, Recorder, heads, merge, put, time_us
 from twintape.core.errors import CorruptionError, NotFoundError
 from twintape.core.manifest import Output, Proof, digest
 from twintape.io.verify import read_outputs, verify_published
@@ -27,6 +27,27 @@ def head(store: MemoryStore) -> Proof:
 def test_every_published_day_is_what_its_proof_says(store: MemoryStore) -> None:
     for proof in heads(store).values():
         asyncio.run(verify_published(store, proof))
+
+
+def test_a_day_may_begin_with_an_event_that_begins_in_the_day_before(tmp_path: Any) -> None:
+    # One line hears the last event before midnight and misses the first behind it; the other one hears both in one, cut differently.
+    exchange, store = Exchange("BTCUSDT"), MemoryStore()
+    last = exchange.position_at(time_us(f"{DAYS[1]}T00:00:00"))
+    before, behind = exchange.events[last], exchange.events[last + 1]
+    joined = exchange.frame(last + 1).replace(b'"U":%d' % behind.first, b'"U":%d' % before.first)
+    everything = set(range(len(exchange)))
+    put(store, Recorder("paris", lost={"BTCUSDT": {last + 1}}).seals([exchange]))
+    heard = (behind.time_us * 1000 + 1, joined)
+    put(store, Recorder("tokyo", lost={"BTCUSDT": everything - {0, last + 2}}, snapshots=(), extra=[heard]).seals([exchange]))
+    merge(store, tmp_path)
+    proof = head(store)
+    assert [(found.at, found.prev_update_id) for found in proof.overlaps] == [(before.final, before.prev)]
+    assert proof.start.update_id == before.final
+    for proven in heads(store).values():
+        asyncio.run(verify_published(store, proven))
+    hidden = msgspec.structs.replace(proof, overlaps=[])
+    with pytest.raises(CorruptionError, match="rows"):
+        asyncio.run(verify_published(store, hidden))
 
 
 def test_a_changed_byte_or_a_missing_output_is_found(store: MemoryStore) -> None:

@@ -30,7 +30,7 @@ class ChainCheck:
     Attributes:
         rows: Events.
         gaps: `(after, before]`, ids that are missing between two rows.
-        overlaps: Events that begin inside the one before.
+        overlaps: Events that begin inside the one before; the first one if it says that it begins before the day's start.
         epochs: Rows that begin a restarted id space.
         spans: For each stretch without a restart the ids at both ends, `(prev, final)`.
     """
@@ -178,7 +178,9 @@ def check_chain(outputs: Outputs) -> ChainCheck:
         overlap = (prev < before) & (final > before) & ~epoch
         wrong = (~epoch & (final <= before)) | (gap != ((flags & GAP_BEFORE) != 0)) | (overlap != ((flags & OVERLAP) != 0))
         if rows == 0:
-            wrong[0] = gap[0] = overlap[0] = False  # what lies before the first row is the proof's to say
+            # What lies before the first row is the proof's to say.
+            wrong[0] = gap[0] = False
+            overlap[0] = flags[0] & OVERLAP
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             raise CorruptionError(f"row {rows + row}: ({prev[row]}, {final[row]}] behind {before[row]} with flags {flags[row]}")

@@ -71,6 +71,9 @@ async def verify_published(store: Store, proof: Proof) -> None:
     chain = check_chain(outputs)
     inner = [(gap.after_update_id, gap.next_prev_update_id) for gap in proof.gaps if gap.from_event_time_us is not None]
     if chain.rows != proof.events or chain.gaps != inner or chain.overlaps != len(proof.overlaps):
-        raise CorruptionError(f"the chain has {chain.rows} rows and gaps {chain.gaps}, the proof says {proof.events} and {inner}")
+        raise CorruptionError(
+            f"the chain has {chain.rows} rows, {chain.overlaps} overlaps and gaps {chain.gaps}, "
+            f"the proof says {proof.events}, {len(proof.overlaps)} and {inner}"
+        )
     if chain.last_final is not None and chain.last_final != proof.end.update_id:
         raise CorruptionError(f"the chain ends at {chain.last_final}, the proof says {proof.end.update_id}")
