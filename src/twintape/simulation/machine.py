@@ -28,6 +28,7 @@ __all__ = ["Machine"]
 LIMITS = SpoolLimits(reserve_size=20_000, held_size=200_000)
 RESTART_S = (0.5, 3.0)
 STOP_WAIT_S = 60.0
+SETTLED_S = 5.0
 SYNC_LINE = b'{"stream":"!twintape@sync",'
 
 
@@ -144,12 +145,23 @@ class Machine:
     async def finish(self) -> None:
         """Heal everything, upload what there is, and end for good."""
         self.heal()
-        while self._collector is None or self._running is None or self._running.done():
-            await self._world.sleep(0.5)
-        await self._world.sleep(5.0)
+        collector = await self._settled()
         self._over = True
-        self._collector.stop("the simulation is over")
-        await asyncio.wait({self._running}, timeout=self._settings.stop_seconds + STOP_WAIT_S)
+        collector.stop("the simulation is over")
+        if self._running is not None:
+            await asyncio.wait({self._running}, timeout=self._settings.stop_seconds + STOP_WAIT_S)
+
+    async def _settled(self) -> Collector:
+        """Wait for a collector that has run for a while: one that was told to stop before may still be ending."""
+        while True:
+            while not self._is_running():
+                await self._world.sleep(0.5)
+            await self._world.sleep(SETTLED_S)
+            if self._collector is not None and self._is_running():
+                return self._collector
+
+    def _is_running(self) -> bool:
+        return self._running is not None and not self._running.done()
 
     def heal(self) -> None:
         """End every fault of the machine."""
