@@ -145,8 +145,8 @@ MUTANTS = [
     Mutant(
         "zeros that a lost sector leaves are text",
         "twintape.core.wire",
-        "13 in payload or 0 in payload or not payload",
-        "13 in payload or not payload",
+        "13 in payload or 0 in payload or not (lines",
+        "13 in payload or not (lines",
         faults=POWER,
     ),
     # --- merging ---
