@@ -948,3 +948,27 @@ def test_a_day_whose_ids_restart_is_never_complete(tmp_path: Any) -> None:
     restarted = [proof for (_, stream, _), proof in heads(store, Market.SPOT).items() if stream == STREAM and proof.epochs]
     assert restarted
     assert all(proof.status is Status.PARTIAL and any("restart" in reason for reason in proof.reasons) for proof in restarted)
+
+
+def test_a_day_keeps_its_end_where_the_day_behind_was_merged_without_knowing_of_it(tmp_path):
+    # Two merges side by side: one has closed the gap at the end of a day, the other one has published the day behind as if it were still there.
+    exchange, store = Exchange(), MemoryStore()
+    midnight = exchange.position_at(time_us(f"{DAYS[1]}T00:00:00"))
+    missed = {"BTCUSDT": {midnight - 2, midnight - 1, midnight}}
+    put(store, Recorder("paris", lost=missed).seals([exchange]))
+    merge(store, tmp_path, DAYS[:1])
+    elsewhere = MemoryStore()
+    elsewhere._objects |= store._objects
+    merge(elsewhere, tmp_path, DAYS[1:2])
+    others = {"BTCUSDT": set(range(len(exchange))) - {midnight - 3, *missed["BTCUSDT"]}}
+    put(store, Recorder("tokyo", lost=others, snapshots=()).seals([exchange]))
+    merge(store, tmp_path, DAYS[:1])
+    end = exchange.events[midnight].final
+    assert heads(store)["BTCUSDT", STREAM, DAYS[0]].end.update_id == end
+    store._objects |= {key: found for key, found in elsewhere._objects.items() if key not in store._objects}
+    put(store, Recorder("osaka", lost=others, snapshots=()).seals([exchange]))
+    merge(store, tmp_path, DAYS[:2])
+    first, second = (heads(store)["BTCUSDT", STREAM, date] for date in DAYS[:2])
+    assert (first.end.update_id, second.start.update_id) == (end, end)
+    assert (first.gaps, second.gaps) == ([], [])
+    assert first.fates.verbatim == {}

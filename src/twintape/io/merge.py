@@ -456,7 +456,7 @@ async def _task(
     start_pin = None if before is None else before.proof.end.update_id
     # A day that ended at an edge of recording, or at a gap, need not have ended at midnight: the day behind began there for want of anything better.
     open_end = head is not None and (head.proof.open_end or head.proof.gap_behind)
-    loose = behind is None or behind.proof.open_start or open_end
+    loose = behind is None or behind.proof.open_start or open_end or (head is not None and _cut_short(head.proof, behind.proof))
     end_pin = None if loose or behind is None else behind.proof.start.update_id
     if parent and spliced and head is not None:
         # The frames around midnight that showed where the day ends may be gone; what they showed is in the parent's proof.
@@ -490,6 +490,14 @@ async def _task(
         opening=await _opening(run, before),
     )
     return task, [batch.view.segments[key] for key in keys], carried
+
+
+def _cut_short(proof: Proof, behind: Proof) -> bool:
+    """Whether a day has events where the day behind, which was merged without knowing of them, begins with a gap."""
+    end, start = proof.end.update_id, behind.start.update_id
+    if proof.epochs or behind.epochs:
+        return False  # which of two ids is later cannot be told where they restart
+    return end is not None and start is not None and end > start and any(gap.after_update_id == start for gap in behind.gaps)
 
 
 def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: tuple[Place, TemplateSet] | None = None) -> BlockRef:
