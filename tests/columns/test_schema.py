@@ -3,7 +3,10 @@
 import dataclasses
 import io
 import json
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -284,6 +287,27 @@ def test_templates_the_kernels_could_not_print_are_corrupt(change):
 def test_text_that_is_no_template_list_is_corrupt(text):
     with pytest.raises(CorruptionError):
         templates_from_json(text)
+
+
+READS = """
+import os, sys
+from pathlib import Path
+from twintape.columns.schema import DEPTH, TableReader
+from twintape.independent.objects import rows_of
+
+data = Path(sys.argv[1]).read_bytes()
+before = set(os.listdir("/proc/self/task"))
+counts = sum(batch.num_rows for batch in TableReader(data, DEPTH)), len(list(rows_of(data)))
+print(*counts, len(set(os.listdir("/proc/self/task")) - before))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted as Linux shows them")
+def test_reading_leaves_no_thread_that_could_outlive_the_interpreter(tmp_path):
+    file = tmp_path / "depth.parquet"
+    file.write_bytes(written([rows(100)]))
+    done = subprocess.run([sys.executable, "-c", READS, file], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["100", "100", "0"]
 
 
 def test_the_flags_are_single_bits():

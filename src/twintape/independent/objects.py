@@ -132,9 +132,10 @@ def templates_of(data: bytes) -> list[Row]:
 
 def rows_of(data: bytes, columns: list[str] | None = None) -> Iterator[Row]:
     """Yield the rows of a Parquet file, a row group at a time; times are integers in their own unit."""
-    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
+    # No threads of Arrow's, neither for reading nor for decoding: a process that ends soon after them is aborted now and then.
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True, pre_buffer=False)
     for group in range(file.metadata.num_row_groups):
-        table = file.read_row_group(group, columns=columns)
+        table = file.read_row_group(group, columns=columns, use_threads=False)
         names, values = [], []
         for name in table.column_names:
             column = table.column(name)
