@@ -1,5 +1,8 @@
 """Packed things on the scratch disk, by this process and by others."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 
 from support.frames import frame, line
@@ -67,12 +70,38 @@ def test_a_survey_returns_index_headers_and_templates(disk, tmp_path):
     pack = Pack(disk, "objects")
     pack.add(b"something before")
     place = pack.add(data)
-    found = survey_object(SurveyTask(str(tmp_path), place, segment.verify_segment(data), "01234567-3"))
-    assert found == survey_object(SurveyTask(disk, place, segment.verify_segment(data), "01234567-3", data))
+    index = segment.verify_segment(data)
+    found = survey_object(SurveyTask(str(tmp_path), place, index, "01234567-3", share=101))
+    again = survey_object(SurveyTask(disk, place, index, "01234567-3", share=101, data=data))
+    assert again == dataclasses.replace(found, levels=b"", before=len(found.levels) // 8)
     assert len(found.rows) == 3 * HEADER.itemsize
+    assert np.frombuffer(found.rows, HEADER)["place"].tolist() == [0, 3, 6]
+    assert (found.before, len(found.levels)) == (0, 3 * 3 * 8)
     expected = TemplateSet()
     scan(b"".join(map(line, texts)), Market.SPOT, expected)
     assert found.templates == {"btcusdt@depth": tuple(expected)}
+
+
+def test_each_share_is_remembered_by_itself_and_only_some_of_them(disk, monkeypatch):
+    monkeypatch.setattr(scratch, "MEMORIES_MAX", 2)
+    monkeypatch.setattr(scratch, "_memories", {})
+    data = sealed(frame())
+    place, index = Pack(disk, "objects").add(data), segment.verify_segment(data)
+
+    def kept(share):
+        found = survey_object(SurveyTask(disk, place, index, "01234567-3", share))
+        return found.kept, len(found.levels) > 0
+
+    one, two = kept(1), kept(2)
+    assert one[0] != two[0]
+    assert (one[1], two[1]) == (True, True)
+    assert kept(1) == (one[0], False)
+    three = kept(3)
+    assert kept(1) == (one[0], False)
+    assert kept(3) == (three[0], False)
+    again = kept(2)
+    assert again[0] not in {one[0], two[0], three[0]}
+    assert again[1]
 
 
 def test_a_damaged_object_is_refused(disk):

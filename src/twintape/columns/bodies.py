@@ -29,7 +29,11 @@ NO_BODIES: Words = np.zeros((0, BODY_WORDS), np.uint64)
 
 
 def new_bodies() -> Words:
-    """Return an empty memory of bodies: rows of last id + 1 (0: empty), format, size, two hashes, which decimals are not zero, whether it has levels."""
+    """Return an empty memory of bodies.
+
+    A row is last id + 1 (0: empty), format, size, two hashes, which decimals are not zero, and in one word whether it has levels (the lowest bit) and where
+    they are kept + 1.
+    """
     return np.zeros((BODIES_KEPT, BODY_WORDS), np.uint64)
 
 
@@ -66,7 +70,7 @@ def _row(bodies: Words, final: int) -> Any:
 @kernel
 def find_body(
     bodies: Words, body_format: np.uint64, final: int, text: Bytes, start: int, used: Words, found: Words
-) -> tuple[Any, Any]:
+) -> tuple[Any, Any, Any]:
     """Find out whether the body at `start` of a frame with the last id `final` is one that was checked.
 
     Args:
@@ -79,25 +83,28 @@ def find_body(
         found: Out: the body's hashes.
 
     Returns:
-        The position behind the body, or -1; and whether it has levels.
+        The position behind the body, or -1; whether it has levels; and where they are kept, or -1.
     """
     if bodies.shape[0] == 0:
-        return -1, 0
+        return -1, 0, -1
     known = bodies[_row(bodies, final)]
     stop: Any = start + np.int64(known[_SIZE])
     if known[_KEY] != np.uint64(final) + _ONE or known[_FORMAT] != body_format or stop > text.size:
-        return -1, 0
+        return -1, 0, -1
     first, second = hash_body(text, start, stop)
     if first != known[_HASH_A] or second != known[_HASH_B]:
-        return -1, 0
+        return -1, 0, -1
     used[0], used[1] = known[_PRICE_USED], known[_QUANTITY_USED]
     found[0], found[1] = first, second
-    return stop, np.int64(known[_LEVELS])
+    levels = np.int64(known[_LEVELS])
+    return stop, levels & 1, (levels >> 1) - 1
 
 
 @kernel
-def keep_body(bodies: Words, body_format: np.uint64, final: int, size: int, used: Words, found: Words, levels: int) -> None:
-    """Remember a body that was checked."""
+def keep_body(
+    bodies: Words, body_format: np.uint64, final: int, size: int, used: Words, found: Words, levels: int, place: int
+) -> None:
+    """Remember a body that was checked, whether it has levels, and where they are kept (-1: nowhere)."""
     if bodies.shape[0] == 0:
         return
     row = _row(bodies, final)
@@ -106,4 +113,4 @@ def keep_body(bodies: Words, body_format: np.uint64, final: int, size: int, used
     bodies[row, _SIZE] = np.uint64(size)
     bodies[row, _HASH_A], bodies[row, _HASH_B] = found[0], found[1]
     bodies[row, _PRICE_USED], bodies[row, _QUANTITY_USED] = used[0], used[1]
-    bodies[row, _LEVELS] = np.uint64(levels)
+    bodies[row, _LEVELS] = np.uint64(((place + 1) << 1) | min(levels, 1))

@@ -50,6 +50,8 @@ class Chunk:
         load: Returns the text: lines `<receive_time_ns> <frame>\n`. May be called again; must return the same bytes.
         headers: Returns what the pass over the raw bytes read of these lines of a depth stream; None if they must be read from the text.
         count: How many lines there are, if whoever made the chunk knows.
+        kept: Returns words that were kept when the lines were first seen, from one position and so many, or as many as there are (see `kept.Memory`);
+            the same one for all chunks whose headers say places in the same whole. None if the levels must be read from the text.
     """
 
     collector: str
@@ -59,6 +61,7 @@ class Chunk:
     load: Callable[[], bytes]
     headers: Callable[[], Headers] | None = None
     count: int | None = None
+    kept: Callable[[int, int], Ints] | None = None
 
     def read(self, market: Market, templates: TemplateSet) -> Headers:
         """Return the lines' headers; `templates` is filled if they must be read from the text.
@@ -96,7 +99,7 @@ class ChunkTexts:
             self._kept.move_to_end(position)
         return text
 
-    def lines(self, chunk: NDArray[np.signedinteger[Any]], offset: Ints, length: Smalls) -> list[bytes]:
+    def lines(self, chunk: NDArray[np.signedinteger[Any]], offset: NDArray[np.signedinteger[Any]], length: Smalls) -> list[bytes]:
         """Return the lines (without newline) at the given places, in the given order."""
         found = []
         for c, o, n in zip(chunk.tolist(), offset.tolist(), length.tolist(), strict=True):
@@ -116,6 +119,7 @@ class Lines:
         templates: How fast frames were printed, sorted; `template` (int16) is a position in it, -1 for frames only the slow reader understands.
         epoch: int32[n].
         chunk: int32[n], position of the chunk; `offset` and `length` (int32) are the line's place in the chunk's text.
+        place: int32[n], where its levels are among those the chunk's `kept` returns, -1 if they were not kept.
         group: int32[n], frames with the same epoch and ids have the same, ascending number; -1 for undecodable ones.
         price_decimals: int8[n], digits behind the point that the prices need; `quantity_decimals` likewise.
         hash_a: uint64[n], and `hash_b`: content of the level arrays.
@@ -135,7 +139,8 @@ class Lines:
     transaction_time_us: Ints
     template: NDArray[np.int16]
     chunk: Smalls
-    offset: Ints
+    offset: Smalls
+    place: Smalls
     length: Smalls
     price_decimals: NDArray[np.int8]
     quantity_decimals: NDArray[np.int8]
@@ -161,6 +166,7 @@ _COLUMNS = {
     "transaction_time_us": "transaction_time_us",
     "template": "template",
     "offset": "offset",
+    "place": "place",
     "length": "length",
     "price_decimals": "price_decimals",
     "quantity_decimals": "quantity_decimals",
@@ -200,7 +206,7 @@ def read_lines(
     _arrange(
         rows.view(np.int64).reshape(-1, HEADER_WORDS), order, ordered["receive_time_ns"], ordered["event_time_us"],
         ordered["transaction_time_us"], ordered["prev"], ordered["first"], ordered["final"], ordered["hash_a"], ordered["hash_b"],
-        ordered["offset"], ordered["length"], ordered["template"], ordered["price_decimals"], ordered["quantity_decimals"],
+        ordered["offset"], ordered["place"], ordered["length"], ordered["template"], ordered["price_decimals"], ordered["quantity_decimals"],
     )  # fmt: skip
     epoch = epoch[order]
     return Lines(
@@ -258,7 +264,8 @@ def _arrange(
     final: Ints,
     hash_a: Words,
     hash_b: Words,
-    offset: Ints,
+    offset: Smalls,
+    place_kept: Smalls,
     length: Smalls,
     template: NDArray[np.int16],
     price_decimals: NDArray[np.int8],
@@ -275,7 +282,8 @@ def _arrange(
         final[place] = rows[row, 5]
         hash_a[place] = np.uint64(rows[row, 6])
         hash_b[place] = np.uint64(rows[row, 7])
-        offset[place] = rows[row, 10]
+        offset[place] = (rows[row, 10] << 32) >> 32
+        place_kept[place] = rows[row, 10] >> 32
         rest = rows[row, 11]
         length[place] = (rest << 32) >> 32
         template[place] = (rest << 16) >> 48

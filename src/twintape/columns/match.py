@@ -7,9 +7,23 @@ matches renders back by construction.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from twintape.columns.bodies import BODY_WORDS, find_body, keep_body
+from twintape.columns.kept import (
+    AT,
+    CURSOR,
+    HIGH,
+    PRICE_KEEP,
+    QUANTITY_KEEP,
+    STATE_WORDS,
+    WIDE,
+    finish_record,
+    is_too_small,
+    put_level,
+)
 from twintape.columns.kernel import (
     DIGITS_MAX,
     POWERS_OF_TEN,
@@ -37,6 +51,7 @@ from twintape.columns.kernel import (
 __all__ = ["decode_levels", "receive_time", "scan_lines"]
 
 _E, _T, _FIRST, _FINAL, _PREV, _BIDS, _ASKS = range(7)
+_PLACE, _VALUES = 11, 12
 _LEVEL_BYTES_MAX = 96
 """A level of numbers with fewer than eight digits before the point, its suffix aside, and the word that is loaded behind it."""
 _INT64_MAX = 2**63 - 1
@@ -130,71 +145,102 @@ def _side(
 
 
 @inlined
-def _skim_number(text: Bytes, position: int, decimals: int, decimals_mask: np.uint64) -> tuple[int, np.uint64]:
-    # The position behind a decimal, or -1, or -2 if it is for `_number` to say; and its decimals as `_number` gives them.
+def _skim_number(text: Bytes, position: int, decimals: int, decimals_mask: np.uint64) -> tuple[int, np.uint64, np.uint64]:
+    # The position behind a decimal, or -1, or -2 if it is for `_number` to say; the digits before the point and its decimals as byte values.
     word = load_word(text, position)
     others = not_digits(word)
     if others == np.uint64(0):
-        return -2, np.uint64(0)
+        return -2, np.uint64(0), np.uint64(0)
     count = first_bit(others) >> 3
     if count == 0 or (count > 1 and (word & np.uint64(0xFF)) == np.uint64(48)):
-        return -1, np.uint64(0)
+        return -1, np.uint64(0), np.uint64(0)
+    whole = (word ^ _ASCII_ZEROS) << np.uint64(64 - 8 * count)
     position += count
     if decimals == 0:
-        return position, np.uint64(0)
+        return position, whole, np.uint64(0)
     if text[position] != 46:
-        return -1, np.uint64(0)
+        return -1, np.uint64(0), np.uint64(0)
     word = load_word(text, position + 1)
     if (not_digits(word) & decimals_mask) != np.uint64(0):
-        return -1, np.uint64(0)
-    return position + 1 + decimals, (word & _DIGIT_VALUES) << np.uint64(64 - 8 * decimals)
+        return -1, np.uint64(0), np.uint64(0)
+    return position + 1 + decimals, whole, (word & _DIGIT_VALUES) << np.uint64(64 - 8 * decimals)
+
+
+@inlined
+def _kept_decimals(decimals: int, keep: int) -> tuple[np.uint64, np.uint64, Any]:
+    # What cuts decimals, as byte values, to so many: a shift, a mask, and what the digits before the point are multiplied with.
+    if keep == 0:
+        return np.uint64(0), np.uint64(0), POWERS_OF_TEN[0]
+    return np.uint64(8 * max(decimals - keep, 0)), ~np.uint64(0), POWERS_OF_TEN[min(keep, decimals)]
 
 
 @kernel
-def _skim_side(text: Bytes, position: int, literals: Bytes, numbers: Int64s, used: Words) -> int:
-    # What `_side` does when it stores nothing, for the usual numbers: the position behind the array, -1, or -2 if `_side` must look.
+def _skim_side(
+    text: Bytes, position: int, literals: Bytes, numbers: Int64s, used: Words, words: Int64s, state: Int64s
+) -> tuple[int, int]:
+    # What `_side` does, for the usual numbers: the position behind the array, -1, or -2 if `_side` must look; and how many levels. They are written to
+    # `words`, if it has room for anything, as `state` (see `kept`) says.
     size = text.size
     price_decimals, quantity_decimals, suffix_start, suffix_stop = numbers[0], numbers[1], numbers[2], numbers[3]
     price_mask = ~np.uint64(0) >> np.uint64(64 - 8 * max(price_decimals, 1))
     quantity_mask = ~np.uint64(0) >> np.uint64(64 - 8 * max(quantity_decimals, 1))
+    price_shift, price_kept, price_unit = _kept_decimals(price_decimals, min(state[PRICE_KEEP], price_decimals))
+    quantity_shift, quantity_kept, quantity_unit = _kept_decimals(quantity_decimals, min(state[QUANTITY_KEEP], quantity_decimals))
+    store, wide, at, high = words.size > 0, state[WIDE], state[AT], state[HIGH]
     price_used, quantity_used = used[0], used[1]
     suffix = suffix_stop - suffix_start
+    count = 0
     if position + 2 > size or text[position] != 91:
-        return -1
+        return -1, 0
     position += 1
     if text[position] == 93:
-        return position + 1
+        return position + 1, 0
     while True:
         if position + suffix + _LEVEL_BYTES_MAX > size:
-            return -2
+            return -2, 0
         if (load_word(text, position) & np.uint64(0xFFFF)) != np.uint64(0x225B):  # ["
-            return -1
-        position, decimals = _skim_number(text, position + 2, price_decimals, price_mask)
+            return -1, 0
+        position, whole, decimals = _skim_number(text, position + 2, price_decimals, price_mask)
         price_used |= decimals
         if position < 0:
-            return position
+            return position, 0
         if (load_word(text, position) & np.uint64(0xFFFFFF)) != np.uint64(0x222C22):  # ","
-            return -1
-        position, decimals = _skim_number(text, position + 3, quantity_decimals, quantity_mask)
-        quantity_used |= decimals
+            return -1, 0
+        position, amount, fraction = _skim_number(text, position + 3, quantity_decimals, quantity_mask)
+        quantity_used |= fraction
         if position < 0:
-            return position
+            return position, 0
+        if store:
+            price = value_of(whole) * price_unit + value_of((decimals << price_shift) & price_kept)
+            quantity = value_of(amount) * quantity_unit + value_of((fraction << quantity_shift) & quantity_kept)
+            high |= price | quantity
+            at = put_level(words, at, price, quantity, wide)
+        count += 1
         if text[position] != 34:
-            return -1
+            return -1, 0
         position += 1
         if suffix:
             if not same_bytes(text, position, literals, suffix_start, suffix_stop):
-                return -1
+                return -1, 0
             position += suffix
         if text[position] != 93:
-            return -1
+            return -1, 0
         following = text[position + 1]
         position += 2
         if following == 93:
             used[0], used[1] = price_used, quantity_used
-            return position
+            state[AT], state[HIGH] = at, high
+            return position, count
         if following != 44:
-            return -1
+            return -1, 0
+
+
+@kernel
+def _put_side(words: Int64s, state: Int64s, price: Int64s, quantity: Int64s, count: int) -> None:
+    # Writes levels that `_side` found.
+    for level in range(count):
+        state[HIGH] |= price[level] | quantity[level]
+        state[AT] = put_level(words, state[AT], price[level], quantity[level], state[WIDE])
 
 
 @kernel
@@ -216,13 +262,18 @@ def _match(
     body_format: np.uint64,
     bodies: Words,
     body: Words,
+    words: Int64s,
+    state: Int64s,
 ) -> int:
     # Matches a frame and the newline behind it; returns the newline's position or -1. `values`: E, T, U, u, pu (-1 where the
-    # template has none), then start, stop and count of the bid and the ask array. Levels are stored unless the arrays are empty;
-    # then they need not be counted, only whether there are any, and not looked at, if the body is among `bodies`: `body` are its hashes and 1.
+    # template has none), then start, stop and count of the bid and the ask array, and where the levels are kept. Levels are stored in the arrays if there is
+    # no room in `words`; else a body among `bodies` is not looked at (`body` are its hashes and 1, its levels are not counted but for whether there are any),
+    # and the levels of others are written to `words`.
     values[_E] = values[_T] = values[_FIRST] = values[_FINAL] = values[_PREV] = -1
     used[:] = 0
     body[2] = 0
+    keeps = words.size > 0
+    state[AT], state[HIGH] = state[CURSOR] + 1, 0
     row = -1
     while row + 1 < parts.shape[0]:
         row += 1
@@ -236,25 +287,27 @@ def _match(
         if field >= _BIDS:
             if body_format != np.uint64(0) and values[_FINAL] >= 0 and body[2] == np.uint64(0):
                 # The first of the two arrays; a body that is not known is looked at as one of a template without format.
-                place, levels = find_body(bodies, body_format, values[_FINAL], text, start, used, body)
-                if place >= 0:
+                stop, levels, place = find_body(bodies, body_format, values[_FINAL], text, start, used, body)
+                if stop >= 0:
                     body[2] = 1
-                    values[5], values[6], values[7] = start, place, levels
-                    values[8], values[9], values[10] = start, place, 0
-                    position = place
+                    values[5], values[6], values[7] = start, stop, levels
+                    values[8], values[9], values[10] = start, stop, 0
+                    values[_PLACE] = place
+                    position = stop
                     row += 1
                     continue
                 body_format = np.uint64(0)
-            count = 0
-            position = _skim_side(text, start, literals, numbers, used) if bid_price.size == 0 else -2
-            if position >= 0:
-                count = 1 if position > start + 2 else 0
-            elif position == -1:
-                return -1
-            elif field == _BIDS:
+            position, count = -2, 0
+            if keeps or bid_price.size == 0:
+                position, count = _skim_side(text, start, literals, numbers, used, words, state)
+            if position == -2 and field == _BIDS:
                 count, position = _side(text, start, literals, numbers, limits, bid_price, bid_quantity, bid_cursor, used)
-            else:
+                if keeps and position >= 0:
+                    _put_side(words, state, bid_price, bid_quantity, count)
+            elif position == -2:
                 count, position = _side(text, start, literals, numbers, limits, ask_price, ask_quantity, ask_cursor, used)
+                if keeps and position >= 0:
+                    _put_side(words, state, ask_price, ask_quantity, count)
             if position < 0:
                 return -1
             place = 5 + 3 * (field - _BIDS)
@@ -331,6 +384,10 @@ def scan_lines(
     numbers: Int64s,
     formats: Words,
     bodies: Words,
+    words: Int64s,
+    state: Int64s,
+    price: Int64s,
+    quantity: Int64s,
     rows: Int64s,
 ) -> tuple[int, int, int]:
     """Scan lines from `position` until the end or one that no template matches.
@@ -348,17 +405,20 @@ def scan_lines(
         parts: See there.
         numbers: See there.
         formats: See there.
-        bodies: In and out: bodies that were checked before (`bodies.new_bodies`).
-        rows: Out, int64[line, 12]: the columns of `parse.HEADER`, of which the last one is four smaller numbers.
+        bodies: In and out: this and the next four are a `kept.Memory`.
+        words: In and out: room enough for all levels of the text, or none at all.
+        state: In and out.
+        price: Scratch; room for all levels of a line, if `words` has any.
+        quantity: Likewise.
+        rows: Out, int64[line, 12]: the columns of `parse.HEADER`, of which the last two are smaller numbers side by side.
 
     Returns:
         Row and position of the line it stopped at, and the template that matched last.
     """
-    values = np.zeros(11, np.int64)
+    values = np.zeros(_VALUES, np.int64)
     used = np.zeros(2, np.uint64)
     body = np.zeros(3, np.uint64)
-    nothing = np.zeros(0, np.int64)
-    limits = np.zeros(6, np.int64)
+    limits = np.array([0, 1, _INT64_MAX, 0, 1, _INT64_MAX], np.int64)
     zero = rows.size - rows.size  # not a literal: _match is compiled once
     total = numbers.shape[0]
     while row < rows.shape[0]:
@@ -366,36 +426,52 @@ def scan_lines(
         if frame < 0:
             break
         end = -1
-        for attempt in range(total):
+        attempt = 0
+        while attempt < total:
             candidate = code + attempt
             if candidate >= total:
                 candidate -= total
+            limits[0] = min(state[PRICE_KEEP], numbers[candidate, 0])
+            limits[3] = min(state[QUANTITY_KEEP], numbers[candidate, 1])
             end = _match(
                 text, frame, literals, parts[part[candidate] : part[candidate + 1]], numbers[candidate],
-                limits, nothing, nothing, zero, nothing, nothing, zero, values, used, formats[candidate], bodies, body,
+                limits, price, quantity, zero, price, quantity, zero, values, used, formats[candidate], bodies, body, words, state,
             )  # fmt: skip
-            if end >= 0:
-                code = candidate
-                break
+            if end < 0:
+                attempt += 1
+                continue
+            price_decimals = _significant(used[0], numbers[candidate, 0])
+            quantity_decimals = _significant(used[1], numbers[candidate, 1])
+            if words.size and body[2] == np.uint64(0) and is_too_small(state, price_decimals, quantity_decimals):
+                continue
+            code = candidate
+            break
         if end < 0:
             break
         prev = values[_FIRST] - 1 if spot else values[_PREV]
         if values[_FINAL] < values[_FIRST] or values[_FINAL] <= prev:
             break
         unit = 1000 if numbers[code, 4] == 13 else 1
+        place = -1
         if formats[code] != np.uint64(0):
             start, stop = min(values[5], values[8]), max(values[6], values[9])
             if body[2] == np.uint64(0):
+                levels = values[7] + values[10]
+                if words.size:
+                    values[_PLACE] = finish_record(
+                        words, state, limits[0], limits[3], values[7], values[10], values[8] < values[5]
+                    )
+                else:
+                    values[_PLACE] = -1
                 body[0], body[1] = hash_body(text, start, stop)
-                keep_body(bodies, formats[code], values[_FINAL], stop - start, used, body, values[7] + values[10])
+                keep_body(bodies, formats[code], values[_FINAL], stop - start, used, body, levels, values[_PLACE])
+            place = values[_PLACE]
             body_first, body_second = body[0], body[1]
             digest_first, digest_second = hash_around(
                 text, (position, start), (stop, end), (body_first, body_second), (seed_first, seed_second)
             )
         else:
             digest_first, digest_second, body_first, body_second = hash_line(text, position, end, seed_first, seed_second)
-        price_decimals = _significant(used[0], numbers[code, 0])
-        quantity_decimals = _significant(used[1], numbers[code, 1])
         rows[row, 0] = received
         rows[row, 1] = values[_E] * unit
         rows[row, 2] = values[_T] * unit if values[_T] >= 0 else -1
@@ -406,7 +482,7 @@ def scan_lines(
         rows[row, 7] = np.int64(body_second)
         rows[row, 8] = np.int64(digest_first)
         rows[row, 9] = np.int64(digest_second)
-        rows[row, 10] = position
+        rows[row, 10] = position | (place << 32)
         rows[row, 11] = (end - position) | (code << 32) | (price_decimals << 48) | (quantity_decimals << 56)
         row += 1
         position = end + 1
@@ -452,10 +528,12 @@ def decode_levels(
         ask_price: Out; not empty.
         ask_quantity: Out.
     """
-    values = np.zeros(11, np.int64)
+    values = np.zeros(_VALUES, np.int64)
     used = np.zeros(2, np.uint64)
     body = np.zeros(3, np.uint64)
     nothing = np.zeros((0, BODY_WORDS), np.uint64)
+    words = np.zeros(0, np.int64)
+    state = np.zeros(STATE_WORDS, np.int64)
     while row < offsets.size and codes[row] >= 0:
         code = np.int64(codes[row])
         _, frame = receive_time(text, offsets[row])
@@ -464,7 +542,7 @@ def decode_levels(
         end = _match(
             text, frame, literals, parts[part[code] : part[code + 1]], numbers[code], limits[code],
             bid_price, bid_quantity, bid_offsets[row], ask_price, ask_quantity, ask_offsets[row], values, used,
-            formats[code] & np.uint64(0), nothing, body,
+            formats[code] & np.uint64(0), nothing, body, words, state,
         )  # fmt: skip
         if (
             end < 0

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from twintape.columns.agreement import compare_windows
 from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of
 from twintape.columns.checkpoint import EVERYWHERE, Region
+from twintape.columns.chosen import ChosenLevels, MisfitError
 from twintape.columns.decimals import mantissas
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
@@ -44,7 +44,7 @@ from twintape.columns.schema import (
 )
 from twintape.columns.verbatim import REASONS, Places, verbatim_table
 from twintape.columns.witness import Chain, compare_tickers, sample_partials
-from twintape.core.errors import CorruptionError, WireError
+from twintape.core.errors import CorruptionError
 from twintape.core.evidence import Checkpoints, PartialBooks, Sanity, Tickers, Windows
 from twintape.core.manifest import BookDigest
 from twintape.core.markets import Market
@@ -136,20 +136,12 @@ def merge_depth_day(request: DayRequest, chunks: Sequence[Chunk]) -> MergedDay:
     for _ in range(MISFIT_ROUNDS_MAX):
         try:
             return _merge(request, chunks, misfits)
-        except _MisfitError as error:
+        except MisfitError as error:
             # One absurd number must not cost the day: its frame is kept verbatim, and the ids it covers are missing if no line has them otherwise.
             misfits |= error.places
     raise CorruptionError(
         f"after {MISFIT_ROUNDS_MAX} rounds there are still numbers that do not fit into 64 bits with the others"
     )
-
-
-class _MisfitError(Exception):
-    """Chosen frames whose numbers do not fit into 64 bits with the day's exponents, by `(chunk, offset)`."""
-
-    def __init__(self, places: frozenset[tuple[int, int]]) -> None:
-        super().__init__(f"{len(places)} frames do not fit")
-        self.places = places
 
 
 def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tuple[int, int]]) -> MergedDay:
@@ -178,7 +170,7 @@ def _merge(request: DayRequest, chunks: Sequence[Chunk], misfits: frozenset[tupl
     )
     book.open(request.opening)
     sanity = SanityTally(finest[0])
-    depth, level_count = _write_depth(request.market, lines, fates, flags, texts, book, sanity)
+    depth, level_count = _write_depth(request.market, lines, fates, flags, chunks, texts, book, sanity)
     closing_row = book.closing(bounds.end_update_id)
     closing = None if closing_row is None else _digest(closing_row, book.closing_sha256())
     tables = [
@@ -272,6 +264,7 @@ def _write_depth(
     lines: Lines,
     fates: Fates,
     flags: NDArray[np.uint8],
+    chunks: Sequence[Chunk],
     texts: ChunkTexts,
     book: DayBook,
     sanity: SanityTally,
@@ -279,6 +272,7 @@ def _write_depth(
     templates, codes = _used_templates(lines, fates.chain)
     sink = io.BytesIO()
     decoder = LevelDecoder(market, templates, price_exponent=book.price_exponent, quantity_exponent=book.quantity_exponent)
+    chosen = ChosenLevels(lines, chunks, texts, decoder)
     level_count = 0
     misfits: frozenset[tuple[int, int]] = frozenset()
     with TableWriter(DEPTH, sink, templates=list(templates)) as writer:
@@ -286,8 +280,8 @@ def _write_depth(
             rows = fates.chain[begin : begin + ROW_GROUP_EVENTS]
             template = codes[lines.template[rows]]
             try:
-                batch = _levels(lines, rows, template, decoder, texts)
-            except _MisfitError as error:
+                batch = chosen.read(rows, template)
+            except MisfitError as error:
                 misfits |= error.places
                 continue
             unknown = book.advance(begin, batch)
@@ -299,44 +293,8 @@ def _write_depth(
             if writer.pending_rows:
                 decoder.detach()
     if misfits:
-        raise _MisfitError(misfits)
+        raise MisfitError(misfits)
     return Table("depth", sink.getvalue(), len(fates.chain)), level_count
-
-
-def _levels(
-    lines: Lines,
-    rows: Ints,
-    template: NDArray[np.int16],
-    decoder: LevelDecoder,
-    texts: ChunkTexts,
-) -> Levels:
-    """Decode the levels of the rows, run by run of those that lie in one chunk; the arrays are overwritten by the next call."""
-    chunk, offset, length = lines.chunk[rows], lines.offset[rows], lines.length[rows]
-    edges = [0, *(np.flatnonzero(np.diff(chunk)) + 1).tolist(), len(rows)]
-    decoder.begin(len(rows), int(length.sum(dtype=np.int64)))
-    try:
-        for begin, end in pairwise(edges):
-            part = slice(begin, end)
-            decoder.add(texts[int(chunk[begin])], offset[part], length[part], template[part])
-    except WireError:
-        raise _MisfitError(_misfits(lines, rows, template, decoder, texts)) from None
-    return decoder.levels()
-
-
-def _misfits(
-    lines: Lines, rows: Ints, template: NDArray[np.int16], decoder: LevelDecoder, texts: ChunkTexts
-) -> frozenset[tuple[int, int]]:
-    """Return the places of all copies of the frames that do not fit."""
-    places: set[tuple[int, int]] = set()
-    for at, row in enumerate(rows.tolist()):
-        decoder.begin(1, int(lines.length[row]))
-        part = slice(row, row + 1)
-        try:
-            decoder.add(texts[int(lines.chunk[row])], lines.offset[part], lines.length[part], template[at : at + 1])
-        except WireError:
-            copies = np.flatnonzero((lines.hash_a == lines.hash_a[row]) & (lines.hash_b == lines.hash_b[row]))
-            places |= set(zip(lines.chunk[copies].tolist(), lines.offset[copies].tolist(), strict=True))
-    return frozenset(places)
 
 
 def _columns(
@@ -425,7 +383,7 @@ def _write_verbatim(lines: Lines, fates: Fates, texts: ChunkTexts) -> Table:
         connection=lines.connection[rows].astype(np.int64),
         receive_time_ns=lines.receive_time_ns[rows],
         chunk=lines.chunk[rows].astype(np.int64),
-        offset=lines.offset[rows],
+        offset=lines.offset[rows].astype(np.int64),
         length=lines.length[rows],
     )
     return verbatim_table(texts, places, reasons[fates.fate[rows]])

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.bodies import NO_BODIES
-from twintape.columns.kernel import DIGITS_MAX, Int64s, Words, hash_line
+from twintape.columns.kept import LEVEL_BYTES_MIN, NO_MEMORY, Memory, unpack_levels
+from twintape.columns.kernel import DIGITS_MAX, Int64s, hash_line
 from twintape.columns.match import decode_levels, receive_time, scan_lines
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet, discover
 from twintape.core import wire
@@ -50,7 +50,8 @@ UNSEEDED = (np.uint64(0), np.uint64(0))
 """The seed of digests that are compared only with each other."""
 
 _INT64_MAX = 2**63 - 1
-_LEVEL_BYTES_MIN = len('["0","0"],')
+TEXT_BYTES_MAX = 2**31 - 1
+"""Texts are blocks, or pieces of what was published; a header can say where a line of no longer one begins."""
 
 
 HEADER = np.dtype(
@@ -65,7 +66,8 @@ HEADER = np.dtype(
         ("body_b", np.uint64),
         ("digest_a", np.uint64),
         ("digest_b", np.uint64),
-        ("offset", np.int64),
+        ("offset", np.int32),
+        ("place", np.int32),
         ("length", np.int32),
         ("template", np.int16),
         ("price_decimals", np.int8),
@@ -81,6 +83,7 @@ HEADER = np.dtype(
 * `body_a`, `body_b`: hashes of the line's body, which holds both level arrays (see `kernel.hash_line`); 0 for undecodable lines.
 * `digest_a`, `digest_b`: hashes of the whole line and of who heard it on which connection.
 * `offset`: where the line starts in its text; `length` is without its newline.
+* `place`: where the levels are among those that were kept at first sight (see `kept`), -1 if they were not.
 * `template`: code in the template set, or `SLOW`, or `UNDECODABLE`.
 * `price_decimals`, `quantity_decimals`: the fewest that represent all prices (quantities) of the event exactly, not those printed.
 """
@@ -173,7 +176,7 @@ def scan(
     *,
     seed: tuple[np.uint64, np.uint64] = UNSEEDED,
     count: int | None = None,
-    bodies: Words = NO_BODIES,
+    memory: Memory = NO_MEMORY,
 ) -> Headers:
     """Return the header of every line of `text`; new templates are added to `templates`.
 
@@ -183,22 +186,26 @@ def scan(
         templates: Shapes that are known.
         seed: What the lines' digests go on from (`kernel.hash_seed`).
         count: How many lines there are, if that is known.
-        bodies: Bodies that were checked before (`bodies.new_bodies`); changed. They make no difference to the result.
+        memory: What was checked before, and where levels are kept; changed. It makes no difference to the result but for `place`.
 
     Raises:
-        CorruptionError: The text is not (so many) whole lines that start with a receive time.
+        CorruptionError: The text is not (so many) whole lines that start with a receive time, or over two gigabytes.
     """
     if text and not text.endswith(b"\n"):
         raise CorruptionError("the text does not end with a newline")
+    if len(text) > TEXT_BYTES_MAX:
+        raise CorruptionError(f"a text of {len(text)} bytes")
     count = text.count(b"\n") if count is None else count
     buffer = np.frombuffer(text, np.uint8)
     rows = np.empty(count, HEADER)
     words = rows.view(np.int64).reshape(count, HEADER_WORDS)
+    if memory is not NO_MEMORY:
+        memory.reserve(len(text))
     row = position = code = 0
     while True:
         tables = templates.tables
         row, position, code = scan_lines(
-            buffer, position, row, code, market is Market.SPOT, seed[0], seed[1], *tables, bodies, words
+            buffer, position, row, code, market is Market.SPOT, seed[0], seed[1], *tables, *memory.arrays, words
         )
         if row == count:
             break
@@ -231,7 +238,7 @@ def _slow_header(
     try:
         event = wire.decode_depth(frame, market)
     except WireError:
-        return (received, -1, -1, -1, -1, -1, 0, 0, digest_a, digest_b, position, length, UNDECODABLE, 0, 0)
+        return (received, -1, -1, -1, -1, -1, 0, 0, digest_a, digest_b, position, -1, length, UNDECODABLE, 0, 0)
     sides = (*event.bids, *event.asks)
     return (
         received,
@@ -245,6 +252,7 @@ def _slow_header(
         digest_a,
         digest_b,
         position,
+        -1,
         length,
         SLOW,
         max((_decimals(price) for price, _ in sides), default=0),
@@ -272,14 +280,16 @@ class LevelDecoder:
 
     def begin(self, count: int, size: int) -> None:
         """Begin with `count` lines that have `size` bytes together; the levels of those before are overwritten."""
-        capacity = size // _LEVEL_BYTES_MIN + 1
+        capacity = size // LEVEL_BYTES_MIN + 1
         if len(self._values[0]) < capacity:
             # The capacity is an upper bound; pages that are never touched cost nothing.
             self._values = tuple(np.empty(capacity, np.int64) for _ in range(4))
         self._bid_offsets, self._ask_offsets = np.zeros(count + 1, np.int64), np.zeros(count + 1, np.int64)
         self._row = 0
 
-    def add(self, text: bytes, offsets: Int64s, lengths: NDArray[np.int32], codes: NDArray[np.int16]) -> None:
+    def add(
+        self, text: bytes, offsets: NDArray[np.signedinteger[Any]], lengths: NDArray[np.int32], codes: NDArray[np.int16]
+    ) -> None:
         """Decode lines of a text that `scan` has seen, in the order given.
 
         Args:
@@ -315,6 +325,25 @@ class LevelDecoder:
                     price[index] = _mantissa(level[0], self._exponents[0], where)
                     quantity[index] = _mantissa(level[1], self._exponents[1], where)
             row += 1
+        self._row += row
+
+    def add_kept(self, words: Int64s, places: Int64s) -> None:
+        """Take the levels of lines from what was kept of them at first sight.
+
+        Args:
+            words: What was kept (`kept.Memory`), or a part of it.
+            places: Where in it the lines' levels are.
+
+        Raises:
+            WireError: A value is not a whole int64 mantissa at the exponents, or what is there are no levels.
+        """
+        bid_price, bid_quantity, ask_price, ask_quantity = self._values
+        row = unpack_levels(
+            words, places, -self._exponents[0], -self._exponents[1], self._bid_offsets[self._row :], bid_price, bid_quantity,
+            self._ask_offsets[self._row :], ask_price, ask_quantity,
+        )  # fmt: skip
+        if row < len(places):
+            raise WireError(f"the levels kept at {places[row]} have no int64 mantissas at exponents {self._exponents}")
         self._row += row
 
     def detach(self) -> None:

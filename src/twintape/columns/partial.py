@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from twintape.columns.bodies import NO_BODIES
 from twintape.columns.flat import FlatText
+from twintape.columns.kept import NO_MEMORY
 from twintape.columns.kernel import Bytes
 from twintape.columns.kinds import ABSENT
 from twintape.columns.match import receive_time, scan_lines
@@ -49,7 +49,9 @@ def scan_partial(text: bytes, templates: TemplateSet) -> tuple[FlatText, NDArray
     spot = False  # the id before the event is the one it names, if any
     while True:
         tables = templates.tables
-        row, position, code = scan_lines(buffer, position, row, code, spot, UNSEEDED[0], UNSEEDED[1], *tables, NO_BODIES, words)
+        row, position, code = scan_lines(
+            buffer, position, row, code, spot, UNSEEDED[0], UNSEEDED[1], *tables, *NO_MEMORY.arrays, words
+        )
         if row == count:
             break
         end = text.index(b"\n", position)

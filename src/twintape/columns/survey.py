@@ -14,8 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from twintape.columns.bodies import NO_BODIES
-from twintape.columns.kernel import Bytes, Int64s, Words, hash_seed, kernel
+from twintape.columns.blocks import read_block
+from twintape.columns.kept import NO_MEMORY, Memory
+from twintape.columns.kernel import Bytes, Int64s, hash_seed, kernel
 from twintape.columns.match import receive_time
 from twintape.columns.parse import HEADER_WORDS, Headers, scan
 from twintape.columns.schema import Template
@@ -53,7 +54,7 @@ def survey(
     connection: str,
     known: MutableMapping[str, TemplateSet],
     index: segment.Index | None = None,
-    bodies: Words = NO_BODIES,
+    memory: Memory = NO_MEMORY,
 ) -> Survey:
     """Read a whole sealed segment.
 
@@ -63,7 +64,7 @@ def survey(
         known: By stream name, shapes of frames seen in segments before; changed. What is in it makes no difference to the result but which template has
             which code.
         index: Its index, if that has been read from these bytes before.
-        bodies: Bodies seen in segments before (`bodies.new_bodies`); changed. They make no difference to the result.
+        memory: What was seen in segments before; changed. It makes no difference to the result but for where levels are kept, which it does itself.
 
     Raises:
         CorruptionError: It is damaged, or its index says what is not true.
@@ -78,19 +79,19 @@ def survey(
     for stream in index.streams:
         if not wire.is_depth(stream.stream):
             for block in stream.blocks:
-                text = segment.read_block(_cut(data, block), block, count_lines=False)
+                text = read_block(_cut(data, block), block)
                 facts.add_text(text, stream.name, block)
                 if stream.name == wire.TWINTAPE:
                     control.append((block, text))
             continue
         templates = known.setdefault(stream.name, TemplateSet())
         before = len(templates)
-        found = headers[stream.name] = _scan(data, index, stream, connection, templates, facts, bodies)
+        found = headers[stream.name] = _scan(data, index, stream, connection, templates, facts, memory)
         if len(templates) > TEMPLATES_SHARED_MAX:
             del known[stream.name]
             if before and len(templates) == TEMPLATES_MAX:
                 # A full set leaves lines without a template: which ones must not depend on the segments before.
-                found[:] = _scan(data, index, stream, connection, TemplateSet(), facts, bodies)
+                found[:] = _scan(data, index, stream, connection, TemplateSet(), facts, memory)
     if not facts.ordinary():
         index = segment.verify_segment(data)
     return Survey(index, headers, control)
@@ -107,13 +108,13 @@ def _scan(
     connection: str,
     templates: TemplateSet,
     facts: _Facts,
-    bodies: Words,
+    memory: Memory,
 ) -> list[Headers]:
     seed = hash_seed(index.collector, connection)
     found = []
     for block in stream.blocks:
-        text = segment.read_block(_cut(data, block), block, count_lines=False)
-        found.append(scan(text, index.market, templates, seed=seed, count=block.count, bodies=bodies))
+        text = read_block(_cut(data, block), block)
+        found.append(scan(text, index.market, templates, seed=seed, count=block.count, memory=memory))
         facts.add_depth(text, found[-1], block)
     return found
 

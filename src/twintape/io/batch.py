@@ -13,7 +13,6 @@ from itertools import pairwise
 from typing import TypeVar
 
 from twintape.columns.lines import DAY_US, midnight_us
-from twintape.columns.templates import TemplateSet
 from twintape.columns.witness import BOOK_TICKER
 from twintape.core import segment
 from twintape.core.manifest import BookDigest, ClockStatistics, Missing, Proof, Reference
@@ -22,7 +21,7 @@ from twintape.core.sequence import coverage
 from twintape.core.wire import SESSION, SNAPSHOT, is_depth
 from twintape.io.catalog import Head, RawSegment, RawView
 from twintape.io.outages import Note
-from twintape.io.scratch import Place
+from twintape.io.scratch import HeaderRef, Place
 
 __all__ = [
     "WITNESSES",
@@ -100,7 +99,7 @@ class Batch:
         scratch: Directory of the scratch disk where the fetched objects are.
         places: Key → where on the scratch disk the object is.
         control: `(key, offset of the block)` → text of control lines.
-        headers: `(key, stream name)` → where the headers of that depth stream's frames are, and what their templates are.
+        headers: `(key, stream name)` → where the headers of that depth stream's frames are.
     """
 
     market: Market
@@ -115,7 +114,7 @@ class Batch:
     scratch: str = "raw"
     control: dict[tuple[str, int], bytes] = field(default_factory=dict)
     places: dict[str, Place] = field(default_factory=dict)
-    headers: dict[tuple[str, str], tuple[Place, TemplateSet]] = field(default_factory=dict)
+    headers: dict[tuple[str, str], HeaderRef] = field(default_factory=dict)
     _blocks: dict[Stream, list[KeyedBlock]] = field(default_factory=dict)
     _heard: dict[_Connection, set[Stream]] = field(default_factory=dict)
     _keys: dict[_Connection, list[str]] = field(default_factory=dict)

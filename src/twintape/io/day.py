@@ -10,20 +10,22 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from twintape.columns import findings
+from twintape.columns.blocks import read_block
 from twintape.columns.books import BookRow, SnapshotCopy, SnapshotRow
 from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Region
 from twintape.columns.digests import digest_lines, missing_lines
 from twintape.columns.expand import Outputs, expand
 from twintape.columns.fates import Fate
+from twintape.columns.kept import WORD_BYTES
 from twintape.columns.lines import Chunk
 from twintape.columns.merge import DayRequest, merge_depth_day
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.parse import HEADER, Headers
 from twintape.columns.schema import SNAPSHOT, Table, TableReader
 from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
-from twintape.columns.templates import TemplateSet
 from twintape.columns.verify import Verified, verify_day
 from twintape.columns.witness import partial_levels
 from twintape.columns.worth import line_values
@@ -44,7 +46,7 @@ from twintape.core.manifest import (
 from twintape.core.markets import Market
 from twintape.core.wire import decode_snapshot, recorded_snapshot
 from twintape.io.ports import Disk
-from twintape.io.scratch import Place, Reader
+from twintape.io.scratch import HeaderRef, Place, Reader
 
 __all__ = ["BlockRef", "DayResult", "DayTask", "merge_day", "read_book", "read_snapshots", "verify_task"]
 
@@ -61,7 +63,7 @@ class BlockRef:
         collector: Who recorded it.
         connection: On which connection, as the archive names it.
         block: Which part of the segment.
-        headers: Of a depth stream: where the headers of the block's lines are, and what their templates are.
+        headers: Of a depth stream: where the headers of the block's lines are.
         text: Of a block of control lines: its text.
     """
 
@@ -70,7 +72,7 @@ class BlockRef:
     collector: str
     connection: str
     block: segment.Block
-    headers: tuple[Place, TemplateSet] | None = None
+    headers: HeaderRef | None = None
     text: bytes | None = None
 
 
@@ -155,22 +157,35 @@ class DayResult:
     fates: Fates = field(default_factory=Fates)
 
 
+@dataclass(frozen=True, slots=True)
+class KeptLevels:
+    """The levels that one process kept of a share; two of the same file are equal."""
+
+    disk: Reader
+    path: str
+
+    def __call__(self, first: int, count: int) -> NDArray[np.int64]:
+        """Return words from the position `first` on."""
+        return np.frombuffer(self.disk.read(self.path, WORD_BYTES * first, WORD_BYTES * count), np.int64)
+
+
 def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
     def load() -> bytes:
         if ref.text is not None:
             return ref.text
         # The pass over the whole object has counted the lines.
         data = disk.read(ref.place.path, ref.place.offset + ref.block.offset, ref.block.size)
-        return segment.read_block(data, ref.block, count_lines=False)
+        return read_block(data, ref.block)
 
     if ref.headers is None:
         return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load)
-    place, templates = ref.headers
+    place, templates, levels = ref.headers
 
     def headers() -> Headers:
         return Headers(np.frombuffer(disk.read(place.path, place.offset, place.size), HEADER), templates)
 
-    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers, ref.block.count)
+    kept = KeptLevels(disk, levels)
+    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers, ref.block.count, kept)
 
 
 def _chunks(task: DayTask, disk: Reader) -> list[Chunk]:

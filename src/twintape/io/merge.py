@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
 
+from twintape.columns.kept import WORD_BYTES
 from twintape.columns.parse import HEADER
 from twintape.columns.templates import TemplateSet
 from twintape.columns.witness import BOOK_TICKER, partial_levels
@@ -55,7 +56,7 @@ from twintape.io.day import BlockRef, DayResult, DayTask, merge_day, verify_task
 from twintape.io.executor import InlineExecutor
 from twintape.io.ports import Clock, Disk, Executor, LocalStore, Store
 from twintape.io.proofs import proof_of
-from twintape.io.scratch import Pack, Place, SurveyTask, survey_object
+from twintape.io.scratch import HeaderRef, Pack, Place, SurveyTask, survey_object
 
 __all__ = ["MERGES_MAX", "DayOutcome", "MergeRun", "merge_date", "merge_share"]
 
@@ -64,7 +65,7 @@ MERGES_MAX = 8
 FETCHES_MAX = 4
 """Raw objects that are fetched at the same time for one share; with more jobs, as many."""
 PACKS = ("objects", "headers")
-"""Files of a share on the scratch disk: the raw objects, and the headers of their depth frames."""
+"""Files of a share on the scratch disk: the raw objects, and the headers of their depth frames. Beside them are the levels, a file for each process."""
 GENERATIONS_MAX = 9999
 CASCADE_MAX = 400
 """How many days in a row one run merges again because a closing book changed."""
@@ -246,10 +247,8 @@ async def merge_share(
 
 def _drop_raw(run: MergeRun, batch: Batch) -> None:
     """Forget the fetched objects: the scratch disk need hold no more than the shares under way."""
-    for name in PACKS:
-        pack = run.packs.pop(f"{batch.scratch}/{name}", None)
-        if pack is not None:
-            pack.remove()
+    for path in [path for path in run.packs if path.startswith(f"{batch.scratch}/")]:
+        run.packs.pop(path).remove()
     for fetched in (batch.sha256, batch.places, batch.headers, batch.control):
         fetched.clear()
 
@@ -288,9 +287,7 @@ def _unchanged(batch: Batch, symbol: str, stream: str) -> DayOutcome:
 async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     """Fetch each raw object once, keep it on the scratch disk, check its digest and, in one pass over its bytes, every statement of its index."""
     limit = asyncio.Semaphore(max(FETCHES_MAX, run.jobs))
-    raw, headers = (
-        run.packs.setdefault(f"{batch.scratch}/{name}", Pack(run.scratch, f"{batch.scratch}/{name}")) for name in PACKS
-    )
+    raw, headers = (_pack(run, batch, name) for name in PACKS)
     in_place = isinstance(run.store, LocalStore)
     done = 0
 
@@ -313,6 +310,11 @@ async def _fetch(run: MergeRun, batch: Batch, keys: Sequence[str]) -> None:
     batch.view.unreadable.sort(key=lambda unreadable: unreadable.key)
 
 
+def _pack(run: MergeRun, batch: Batch, name: str) -> Pack:
+    path = f"{batch.scratch}/{name}"
+    return run.packs.get(path) or run.packs.setdefault(path, Pack(run.scratch, path))
+
+
 async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack | None, headers: Pack) -> None:
     segment_of = batch.view.segments[key]
     data = await run.store.get(key)
@@ -325,14 +327,16 @@ async def _fetch_object(run: MergeRun, batch: Batch, key: str, raw: Pack | None,
     # What is a file of this machine is read again where it is.
     place = raw.add(data) if raw is not None else Place(cast("LocalStore", run.store).local_path(key), 0, len(data))
     here = data if isinstance(run.executor, InlineExecutor) else None
-    task = SurveyTask(_scratch_of(run), place, segment_of.index, _connection(segment_of), here)
+    task = SurveyTask(_scratch_of(run), place, segment_of.index, _connection(segment_of), headers.number, here)
     found = await run.executor.run(survey_object, task)
-    kept = headers.add(found.rows)
-    offset = kept.offset
+    levels = _pack(run, batch, f"levels-{found.kept}").add(found.levels)
+    assert levels.offset == WORD_BYTES * found.before, "what one process returns comes in order"
+    offset = headers.add(found.rows).offset
     for stream in segment_of.index.streams:
         if stream.name in found.templates:
             size = stream.count * HEADER.itemsize
-            batch.headers[key, stream.name] = Place(kept.path, offset, size), TemplateSet(found.templates[stream.name])
+            place_of = Place(headers.path, offset, size)
+            batch.headers[key, stream.name] = place_of, TemplateSet(found.templates[stream.name]), levels.path
             offset += size
     batch.places[key] = place
     batch.clocks[key] = found.clocks.get(batch.date)
@@ -500,7 +504,7 @@ def _cut_short(proof: Proof, behind: Proof) -> bool:
     return end is not None and start is not None and end > start and any(gap.after_update_id == start for gap in behind.gaps)
 
 
-def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: tuple[Place, TemplateSet] | None = None) -> BlockRef:
+def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: HeaderRef | None = None) -> BlockRef:
     raw = batch.view.segments[key]
     text = batch.control.get((key, block.offset))
     return BlockRef(source, batch.places[key], raw.key.collector, _connection(raw), block, headers, text)
@@ -509,17 +513,17 @@ def _ref(batch: Batch, source: int, key: str, block: segment.Block, headers: tup
 def _refs(batch: Batch, keys: list[str], blocks: Sequence[tuple[str, segment.Block]], symbol: str, stream: str) -> list[BlockRef]:
     """Return the stream's blocks as the day's task names them, those of a depth stream with their headers."""
     source = {key: position for position, key in enumerate(keys)}
-    headers: dict[tuple[str, int], tuple[Place, TemplateSet]] = {}
+    headers: dict[tuple[str, int], HeaderRef] = {}
     for key in keys:
         for index in batch.view.segments[key].index.streams:
             found = batch.headers.get((key, index.name)) if (index.symbol, index.stream) == (symbol, stream) else None
             if found is None:
                 continue
-            place, templates = found
+            place, templates, levels = found
             offset = place.offset
             for block in index.blocks:
                 size = block.count * HEADER.itemsize
-                headers[key, block.offset] = Place(place.path, offset, size), templates
+                headers[key, block.offset] = Place(place.path, offset, size), templates, levels
                 offset += size
     return [_ref(batch, source[key], key, block, headers.get((key, block.offset))) for key, block in blocks]
 

@@ -5,14 +5,13 @@ A day has thousands of small objects. Packed into one file they cost no director
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from twintape.columns.bodies import new_bodies
-from twintape.columns.kernel import Words
+from twintape.columns.kept import Memory
 from twintape.columns.schema import Template
 from twintape.columns.survey import survey
 from twintape.columns.templates import TemplateSet
@@ -25,11 +24,12 @@ from twintape.io.clocks import clock_of, joined
 from twintape.io.outages import Note, notes_of
 from twintape.io.ports import Disk, DiskFile
 
-__all__ = ["Pack", "Place", "Reader", "SurveyTask", "Surveyed", "survey_object"]
+__all__ = ["HeaderRef", "Pack", "Place", "Reader", "SurveyTask", "Surveyed", "survey_object"]
 
 STREAMS_KNOWN_MAX = 20_000
 """Streams whose shapes of frames a process remembers; with more it begins anew."""
-
+MEMORIES_MAX = 4
+"""Shares whose bodies a process remembers (4 MiB each); of more those it has read of last."""
 
 FILES_OPEN_MAX = 64
 """Files a reader keeps open."""
@@ -44,25 +44,34 @@ class Place:
     size: int
 
 
+HeaderRef = tuple[Place, TemplateSet, str]
+"""Where the headers of a depth stream's frames are, what their templates are, and the file of the levels that were kept of them."""
+
+
 class Pack:
     """A file that things are put into one behind the other, and that is forgotten as a whole.
+
+    `path` is where it is, `number` its own in this process.
 
     Args:
         disk: The scratch disk.
         path: The file; it must not exist.
     """
 
+    _numbers = itertools.count()
+
     def __init__(self, disk: Disk, path: str) -> None:
+        self.number = next(self._numbers)
         self._disk = disk
-        self._path = path
+        self.path = path
         self._file: DiskFile | None = None
         self._size = 0
 
     def add(self, data: bytes) -> Place:
         """Put `data` at the end."""
         if self._file is None:
-            self._file = self._disk.append(self._path)
-        place = Place(self._path, self._size, len(data))
+            self._file = self._disk.append(self.path)
+        place = Place(self.path, self._size, len(data))
         self._size = self._file.write(data)
         return place
 
@@ -70,7 +79,7 @@ class Pack:
         """Forget everything that is in it; it can be used again."""
         if self._file is not None:
             self._file.close()
-            self._disk.remove(self._path)
+            self._disk.remove(self.path)
             self._file, self._size = None, 0
 
 
@@ -127,6 +136,7 @@ class SurveyTask:
         place: Where on it the object is.
         index: What it says it holds, as read from these bytes.
         connection: As the archive names it.
+        share: A number for what is surveyed together: what was seen of one is not looked for in another.
         data: The object itself, for who shares memory with the caller.
     """
 
@@ -134,6 +144,7 @@ class SurveyTask:
     place: Place
     index: segment.Index
     connection: str
+    share: int = 0
     data: bytes | None = None
 
 
@@ -143,6 +154,9 @@ class Surveyed:
 
     Attributes:
         rows: The headers (`parse.HEADER`) of its depth frames, stream by stream and block by block as the index has them.
+        levels: What was kept of levels first seen, to be put behind what was kept before it under the same name.
+        before: How many words that was.
+        kept: The name: headers say where their levels are among all that is kept under it.
         templates: By depth stream, what the headers' codes mean.
         clocks: By date, what its clock lines say.
         notes: What the collector noted about the connection.
@@ -150,6 +164,9 @@ class Surveyed:
     """
 
     rows: bytes
+    levels: bytes
+    before: int
+    kept: str
     templates: dict[str, tuple[Template, ...]]
     clocks: dict[str, ClockStatistics | None]
     notes: list[Note]
@@ -168,7 +185,8 @@ def survey_object(task: SurveyTask) -> Surveyed:
     known = _known.setdefault(task.index.market, {})
     if len(known) > STREAMS_KNOWN_MAX:
         known.clear()
-    found = survey(data, task.connection, known, task.index, _bodies())
+    name, memory = _memory_of(task.share)
+    found = survey(data, task.connection, known, task.index, memory)
     rows = b"".join(headers.rows.tobytes() for blocks in found.headers.values() for headers in blocks)
     templates = {name: tuple(blocks[-1].templates) for name, blocks in found.headers.items()}
     control = [(block.date, list(_control(text))) for block, text in found.control]
@@ -176,7 +194,8 @@ def survey_object(task: SurveyTask) -> Surveyed:
     for date, said in control:
         clocks[date] = joined(clocks.get(date), clock_of((kind, fields) for _, kind, fields in said))
     notes = notes_of((line for _, said in control for line in said), task.index.connection)
-    return Surveyed(rows, templates, clocks, notes, {block.offset: text for block, text in found.control})
+    before, levels = memory.take()
+    return Surveyed(rows, levels, before, name, templates, clocks, notes, {block.offset: text for block, text in found.control})
 
 
 def _control(text: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -187,11 +206,19 @@ def _control(text: bytes) -> Iterator[tuple[int, str, dict[str, Any]]]:
             yield time_ns, *said
 
 
-@cache
-def _bodies() -> Words:
-    """What this process knows of bodies of depth frames: it makes the copies of other collectors faster and no result another one."""
-    return new_bodies()
+def _memory_of(share: int) -> tuple[str, Memory]:
+    """Return what this process has seen of a share, and a name for it that no other process, and nothing forgotten, has or had."""
+    memory = _memories.pop(share, None)
+    if memory is None:
+        memory = f"{os.getpid()}-{next(_numbers)}", Memory()
+        if len(_memories) == MEMORIES_MAX:
+            del _memories[next(iter(_memories))]
+    _memories[share] = memory  # the one used last stands last
+    return memory
 
 
+_numbers = itertools.count()
+_memories: dict[int, tuple[str, Memory]] = {}
+"""What this process knows of depth frames it has seen: it makes the copies of other collectors faster and no result another one."""
 _known: dict[Market, dict[str, TemplateSet]] = {}
 """Shapes of frames this process has seen, by stream name: they make the next object faster and no result another one."""
