@@ -162,3 +162,13 @@ def test_there_is_room_for_the_shortest_levels_of_two_words_each():
     texts = [line(frame(final=12, bids=wide, asks=())), line(frame(final=13, bids=wide, asks=()))]
     places, memory = kept_of(texts)
     assert unpacked(memory.take()[1], places, (0, 0)) == (2, [said(text, (0, 0)) for text in texts])
+
+
+def test_room_is_made_once_for_texts_of_one_size():
+    memory = Memory()
+    memory.reserve(1000)
+    rooms = memory.words, memory.price, memory.quantity
+    memory.reserve(900)
+    assert all(one is other for one, other in zip(rooms, (memory.words, memory.price, memory.quantity), strict=True))
+    memory.reserve(1100)
+    assert len(memory.words) > len(rooms[0])

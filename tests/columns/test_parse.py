@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from support.frames import frame, frames, line, mutated
 from support.oracle import decimals, decode_line, mantissa
+from twintape.columns import parse as parse_module
 from twintape.columns import templates as templates_module
+from twintape.columns.kept import Memory
 from twintape.columns.parse import SLOW, UNDECODABLE, LevelDecoder, Levels, TemplateSet, exponents, frame_of, levels, scan
 from twintape.columns.schema import Template
 from twintape.core.errors import CorruptionError, WireError
@@ -290,3 +292,43 @@ def test_levels_are_taken_and_joined_by_event():
     assert taken.bid_price.tolist() == [8, 9, 10, 1, 2, 1, 2]
     assert taken.ask_quantity.tolist() == [8000, 9000, 10000, 1000, 2000, 1000, 2000]
     assert len(Levels.joined([])) == 0
+
+
+@SETTINGS
+@given(texts())
+def test_levels_that_were_kept_are_those_that_are_decoded(case):
+    market, lines = case
+    text, templates, memory = b"".join(lines), TemplateSet(), Memory()
+    headers = scan(text, market, templates, memory=memory)
+    rows = np.flatnonzero((headers.place >= 0) & (headers.template >= 0))
+    price, quantity = exponents(headers.price_decimals, headers.quantity_decimals)
+    decoder = LevelDecoder(market, templates, price_exponent=price, quantity_exponent=quantity)
+    decoder.begin(len(rows), int(headers.length[rows].sum()))
+    words, places = np.frombuffer(memory.take()[1], np.int64), headers.place[rows].astype(np.int64)
+    try:
+        expected, _ = levels_of(text, headers, templates, market, rows)
+    except WireError:
+        with pytest.raises(WireError):
+            decoder.add_kept(words, places)
+        return
+    for part in np.array_split(places, 2):
+        decoder.add_kept(words, part)
+    found = decoder.levels()
+    for name in found.__slots__:
+        assert getattr(found, name).tolist() == getattr(expected, name).tolist()
+
+
+def test_where_no_levels_are_kept_none_are_found():
+    decoder = LevelDecoder(SPOT, TemplateSet(), price_exponent=-2, quantity_exponent=0)
+    decoder.begin(1, 100)
+    with pytest.raises(WireError, match="kept at 7"):
+        decoder.add_kept(np.zeros(7, np.int64), np.array([7]))
+
+
+def test_a_text_whose_lines_a_header_cannot_place_is_refused(monkeypatch):
+    text = line(frame())
+    monkeypatch.setattr(parse_module, "TEXT_BYTES_MAX", len(text))
+    assert len(scan(text, SPOT, TemplateSet())) == 1
+    monkeypatch.setattr(parse_module, "TEXT_BYTES_MAX", len(text) - 1)
+    with pytest.raises(CorruptionError):
+        scan(text, SPOT, TemplateSet())

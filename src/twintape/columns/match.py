@@ -369,6 +369,16 @@ def _significant(used: np.uint64, decimals: int) -> int:
     return decimals
 
 
+@inlined
+def _put_fields(row: Int64s, values: Int64s, prev: int, unit: int) -> None:
+    # Times and ids of a header.
+    row[1] = values[_E] * unit
+    row[2] = values[_T] * unit if values[_T] >= 0 else -1
+    row[3] = prev
+    row[4] = values[_FIRST]
+    row[5] = values[_FINAL]
+
+
 @kernel
 def scan_lines(
     text: Bytes,
@@ -451,7 +461,6 @@ def scan_lines(
         prev = values[_FIRST] - 1 if spot else values[_PREV]
         if values[_FINAL] < values[_FIRST] or values[_FINAL] <= prev:
             break
-        unit = 1000 if numbers[code, 4] == 13 else 1
         place = -1
         if formats[code] != np.uint64(0):
             start, stop = min(values[5], values[8]), max(values[6], values[9])
@@ -473,11 +482,7 @@ def scan_lines(
         else:
             digest_first, digest_second, body_first, body_second = hash_line(text, position, end, seed_first, seed_second)
         rows[row, 0] = received
-        rows[row, 1] = values[_E] * unit
-        rows[row, 2] = values[_T] * unit if values[_T] >= 0 else -1
-        rows[row, 3] = prev
-        rows[row, 4] = values[_FIRST]
-        rows[row, 5] = values[_FINAL]
+        _put_fields(rows[row], values, prev, 1000 if numbers[code, 4] == 13 else 1)
         rows[row, 6] = np.int64(body_first)
         rows[row, 7] = np.int64(body_second)
         rows[row, 8] = np.int64(digest_first)

@@ -63,12 +63,12 @@ def scan_partial(text: bytes, templates: TemplateSet) -> tuple[FlatText, NDArray
         if found is not None and templates.add(found) == known:
             code = known
             continue
-        rows[row] = (received, -1, -1, -1, -1, -1, 0, 0, 0, 0, position, end - position, -1, 0, 0)
+        rows[row] = (received, -1, -1, -1, -1, -1, 0, 0, 0, 0, position, -1, end - position, -1, 0, 0)
         row, position = row + 1, end + 1
     fields = [rows[name] for name in ("final", "event_time_us", "transaction_time_us", "first", "prev")]
     values = np.stack([*fields, rows["body_a"].view(np.int64), rows["body_b"].view(np.int64)])
     values[:5][values[:5] < 0] = ABSENT
-    places = rows["receive_time_ns"].copy(), rows["offset"].copy(), rows["length"].copy(), rows["template"].copy()
+    places = rows["receive_time_ns"].copy(), rows["offset"].astype(np.int64), rows["length"].copy(), rows["template"].copy()
     return FlatText(*places, values), np.stack([rows["price_decimals"], rows["quantity_decimals"]])
 
 
