@@ -13,6 +13,7 @@ from twintape.columns import expand as module
 from twintape.columns.expand import Outputs, expand
 from twintape.columns.lines import Chunk
 from twintape.columns.messages import merge_messages_day
+from twintape.columns.parse import TEXT_BYTES_MAX
 from twintape.columns.schema import ARRIVAL, DEPTH
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
@@ -54,6 +55,23 @@ def test_each_row_group_and_connection_is_a_chunk(monkeypatch):
     monkeypatch.setattr(module, "ROW_GROUP_EVENTS", 8)
     parts = expanded(merge(chunks_of(heard), Market.SPOT))
     assert len(parts) > len(whole)
+    assert raw_lines(parts) == raw_lines(whole) == raw_lines(chunks_of(heard))
+
+
+def test_no_chunk_of_verbatim_lines_is_longer_than_a_header_can_say(monkeypatch):
+    heard = hear([b"<html>%d" % number for number in range(50)]) + hear([b"<html>", b"garbled"], "paris")
+    tables = files(merge(chunks_of(heard), Market.SPOT))
+    whole = expand(Outputs({"verbatim": tables["verbatim"]}), DATE)
+    assert [chunk.collector for chunk in whole] == ["paris", "tokyo"]
+    assert module.VERBATIM_BYTES_MIN < TEXT_BYTES_MAX
+    monkeypatch.setattr(module, "VERBATIM_BYTES_MIN", 100)
+    parts = expand(Outputs({"verbatim": tables["verbatim"]}), DATE)
+    sizes = {chunk.collector: [] for chunk in parts}
+    for chunk in parts:
+        sizes[chunk.collector].append(len(chunk.load()))
+    assert all(100 <= size < 200 for size in sizes["tokyo"][:-1])
+    assert len(sizes["tokyo"]) > 5
+    assert len(sizes["paris"]) == 1
     assert raw_lines(parts) == raw_lines(whole) == raw_lines(chunks_of(heard))
 
 

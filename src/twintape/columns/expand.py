@@ -6,6 +6,7 @@ So the outputs of a day hold exactly the multiset of raw lines that the day sett
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +36,9 @@ __all__ = ["Arrivals", "Outputs", "expand", "verbatim_chunks"]
 
 Ints = NDArray[np.int64]
 Smalls = NDArray[np.int32]
+
+VERBATIM_BYTES_MIN = 64 << 20
+"""A text of verbatim frames that has become so long ends, and another one begins: a header says where in two gigabytes a line is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,25 +277,24 @@ def _gather(offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
 
 
 def verbatim_chunks(reader: TableReader, date: str) -> list[Chunk]:
-    """Return the frames of a verbatim table as chunks of a date, one for each connection."""
-    parts: dict[tuple[str, str], list[bytes]] = {}
+    """Return the frames of a verbatim table as chunks of a date: one for each row group and connection, or more if that is a long text."""
+    chunks: list[Chunk] = []
     for batch in reader:
         collectors = batch.column("collector").cast(pa.string()).to_pylist()
         connections = batch.column("connection").cast(pa.string()).to_pylist()
         times = batch.column("receive_time").cast(pa.int64()).to_pylist()
         frames = batch.column("frame").to_pylist()
         lines: dict[tuple[str, str], list[bytes]] = {}
+        sizes: Counter[tuple[str, str]] = Counter()
         for collector, connection, time, frame in zip(collectors, connections, times, frames, strict=True):
-            lines.setdefault((collector, connection), []).append(b"%d %b\n" % (time, frame))
-        for (
-            name,
-            found,
-        ) in lines.items():  # one piece of text a batch: millions of lines as objects would be three times the memory
-            parts.setdefault(name, []).append(b"".join(found))
-    return [
-        Chunk(collector, connection, -1, date, _constant(b"".join(texts)))
-        for (collector, connection), texts in sorted(parts.items())
-    ]
+            pair, line = (collector, connection), b"%d %b\n" % (time, frame)
+            lines.setdefault(pair, []).append(line)
+            sizes[pair] += len(line)
+            if sizes[pair] >= VERBATIM_BYTES_MIN:
+                chunks.append(Chunk(*pair, -1, date, _constant(b"".join(lines.pop(pair)))))
+                del sizes[pair]
+        chunks += [Chunk(*pair, -1, date, _constant(b"".join(found))) for pair, found in sorted(lines.items())]
+    return chunks
 
 
 def _constant(text: bytes) -> Callable[[], bytes]:
