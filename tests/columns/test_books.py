@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support.lines import Exchange, price_text, quantity_text, wrong
+from support.lines import Exchange, wrong
 from twintape.columns.book import book_sha256
-from twintape.columns.books import BookRow, DayBook, SnapshotRow, decimals_of, rescaled
+from twintape.columns.books import BookRow, DayBook, SnapshotRow, rescaled
 from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.decimals import mantissas
 from twintape.columns.parse import Levels
@@ -243,15 +243,6 @@ def test_the_region_goes_over_midnight_with_the_book_and_into_finer_units():
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------------------
-
-
-@given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 10**9)), max_size=5))
-def test_a_snapshot_needs_the_digits_that_are_not_trailing_zeros(rows):
-    texts = tuple((price_text(price), quantity_text(quantity)) for price, quantity in rows)
-    price, quantity = decimals_of(DepthSnapshot(1, None, None, texts, ()))
-    assert mantissas([text for text, _ in texts], -price).tolist() == [p * 10**price // 100 for p, _ in rows]
-    assert all(p * 10**price % 100 == 0 and q * 10**quantity % 1000 == 0 for p, q in rows)
-    assert price == 0 or any(p * 10 ** (price - 1) % 100 for p, _ in rows)
 
 
 def test_a_book_with_coarser_numbers_opens_a_day_with_finer_ones():

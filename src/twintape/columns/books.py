@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 
 from twintape.columns.book import NO_ASK, NO_BID, Book, Top, book_sha256, plain_text
 from twintape.columns.checkpoint import EVERYWHERE, NOWHERE, Checkpoint, Region, checkpoint, meet, region_of
-from twintape.columns.decimals import decimals_needed, mantissas
 from twintape.columns.parse import Levels
+from twintape.columns.snapshots import Snapshot, counts_of, decimals_of, sides_of
 from twintape.core.evidence import CheckpointFailure, Checkpoints, PartialBooks, SnapshotRecord
-from twintape.core.wire import DepthSnapshot
 
-__all__ = ["BookRow", "DayBook", "SnapshotCopy", "SnapshotRow", "decimals_of", "rescaled"]
+__all__ = ["BookRow", "DayBook", "SnapshotCopy", "SnapshotRow", "rescaled"]
 
 Ints = NDArray[np.int64]
 EXAMPLES_MAX = 20
@@ -30,7 +29,7 @@ class SnapshotCopy:
     connection: str
     receive_time_ns: int
     limit: int
-    snapshot: DepthSnapshot
+    snapshot: Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +65,6 @@ class SnapshotRow:
     def complete_ask(self) -> bool:
         """Whether it lists all asks."""
         return len(self.book.ask_price) < self.limit
-
-
-def decimals_of(snapshot: DepthSnapshot) -> tuple[int, int]:
-    """Return how many digits behind the point the snapshot's prices and quantities need, without trailing zeros."""
-    rows = [*snapshot.bids, *snapshot.asks]
-    return decimals_needed([price for price, _ in rows]), decimals_needed([quantity for _, quantity in rows])
-
-
-def _shortest(text: str) -> str:
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 @dataclass(slots=True)
@@ -236,16 +225,17 @@ class DayBook:
     def _complete(copy: SnapshotCopy) -> tuple[bool, bool]:
         """Whether the snapshot lists all bids, and all asks: fewer than were asked for."""
         limit = copy.limit
-        return bool(limit) and len(copy.snapshot.bids) < limit, bool(limit) and len(copy.snapshot.asks) < limit
+        bids, asks = counts_of(copy.snapshot)
+        return bids < limit, asks < limit
 
     def _meet_partial(self, copy: SnapshotCopy, levels: Levels, position: int) -> None:
         if any(digits > -own for digits, own in zip(decimals_of(copy.snapshot), self._exponents(), strict=True)):
             self._judge_partial(copy, None)
             return
-        sides = self._sides(copy.snapshot)
+        sides = sides_of(copy.snapshot, *self._exponents())
         changed = levels.bid_offsets[position + 1] - levels.bid_offsets[position]
         changed = max(changed, levels.ask_offsets[position + 1] - levels.ask_offsets[position])
-        depth = max(len(copy.snapshot.bids), len(copy.snapshot.asks)) + int(changed) + 1
+        depth = max(counts_of(copy.snapshot)) + int(changed) + 1
         complete = self._complete(copy)
         result = checkpoint(
             sides,
@@ -291,16 +281,8 @@ class DayBook:
         """Return the levels of a snapshot as mantissas: bid prices, bid quantities, ask prices, ask quantities."""
         found = self._sides_of.get(number)
         if found is None:
-            found = self._sides_of[number] = self._sides(self.snapshots[number].snapshot)
+            found = self._sides_of[number] = sides_of(self.snapshots[number].snapshot, *self._exponents())
         return found
-
-    def _sides(self, snapshot: DepthSnapshot) -> tuple[Ints, Ints, Ints, Ints]:
-        return (
-            mantissas([price for price, _ in snapshot.bids], self.price_exponent),
-            mantissas([quantity for _, quantity in snapshot.bids], self.quantity_exponent),
-            mantissas([price for price, _ in snapshot.asks], self.price_exponent),
-            mantissas([quantity for _, quantity in snapshot.asks], self.quantity_exponent),
-        )
 
     def results(self) -> Checkpoints:
         """Return how the snapshots compared."""
@@ -315,7 +297,7 @@ class DayBook:
 
     def _record(self, number: int) -> SnapshotRecord:
         copy, position = self.snapshots[number], self._met_behind.get(number)
-        sides, bids, asks = self.sides(number), copy.snapshot.bids, copy.snapshot.asks
+        bid_price, _, ask_price, _ = self.sides(number)
         known_low, known_high = self.regions[number].texts(self.price_exponent)
         return SnapshotRecord(
             last_update_id=copy.snapshot.last_update_id,
@@ -325,8 +307,8 @@ class DayBook:
             verdict=self.verdicts[number],
             prev_update_id=None if position is None else int(self.prev[position]),
             final_update_id=None if position is None else int(self.final[position]),
-            bid_low=_shortest(bids[int(np.argmin(sides[0]))][0]) if bids else None,
-            ask_high=_shortest(asks[int(np.argmax(sides[2]))][0]) if asks else None,
+            bid_low=plain_text(int(bid_price.min()), self.price_exponent) if len(bid_price) else None,
+            ask_high=plain_text(int(ask_price.max()), self.price_exponent) if len(ask_price) else None,
             differences=self._differences.get(number, 0),
             known_low=known_low,
             known_high=known_high,

@@ -17,10 +17,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from twintape.columns.agreement import compare_windows
-from twintape.columns.books import BookRow, DayBook, SnapshotCopy, decimals_of
+from twintape.columns.books import BookRow, DayBook, SnapshotCopy
 from twintape.columns.checkpoint import EVERYWHERE, Region
 from twintape.columns.chosen import ChosenLevels, MisfitError
-from twintape.columns.decimals import mantissas
 from twintape.columns.fates import VERBATIM, Fate, Fates, decide
 from twintape.columns.lines import SLOW, Chunk, ChunkTexts, DayBounds, Lines, day_bounds, read_lines
 from twintape.columns.parse import LevelDecoder, Levels, TemplateSet, exponents
@@ -42,6 +41,7 @@ from twintape.columns.schema import (
     dictionary_array,
     nullable_times,
 )
+from twintape.columns.snapshots import decimals_of, sides_of
 from twintape.columns.verbatim import REASONS, Places, verbatim_table
 from twintape.columns.witness import Chain, compare_tickers, sample_partials
 from twintape.core.errors import CorruptionError
@@ -229,9 +229,7 @@ def _ends(lines: Lines, fates: Fates) -> tuple[int, int]:
 
 def _fits(copy: SnapshotCopy, finest: tuple[int, int]) -> bool:
     try:
-        for side in (copy.snapshot.bids, copy.snapshot.asks):
-            mantissas([price for price, _ in side], finest[0])
-            mantissas([quantity for _, quantity in side], finest[1])
+        sides_of(copy.snapshot, *finest)
     except OverflowError:  # a number beyond 64 bits: no book of ours can hold it
         return False
     return True

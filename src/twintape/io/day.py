@@ -25,6 +25,7 @@ from twintape.columns.merge import DayRequest, merge_depth_day
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.parse import HEADER, Headers
 from twintape.columns.schema import SNAPSHOT, Table, TableReader
+from twintape.columns.snapshots import read_snapshot
 from twintape.columns.tallies import message_fates, message_gaps, message_statistics, messages_by_source
 from twintape.columns.verify import Verified, verify_day
 from twintape.columns.witness import partial_levels
@@ -375,7 +376,7 @@ def _decoded(collector: str, connection: str, text: bytes) -> Iterator[SnapshotC
         if recorded is None or recorded.status != 200:
             continue
         try:
-            snapshot = decode_snapshot(recorded.body)
+            snapshot = read_snapshot(recorded.body)
         except WireError:
             continue  # kept verbatim by the snapshot stream's own day; it cannot anchor anything
         limit = _LIMIT.search(frame[:1024])

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["PosixDisk", "Tree", "check_path", "full_sync", "write_all"]
+__all__ = ["NearReader", "PosixDisk", "Tree", "check_path", "full_sync", "write_all"]
 
 TEMPORARY_SUFFIX = ".tmp"
 """What `write_atomically` appends while it writes; a file of that name is the leftover of a crash."""
@@ -22,6 +22,8 @@ TEMPORARY_SUFFIX = ".tmp"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 _PLAIN = os.O_CLOEXEC | os.O_NOFOLLOW
 _READ_SIZE = 1 << 24
+DIRECTORIES_OPEN_MAX = 32
+"""Directories that a reader keeps open: an hour of each of many collectors."""
 
 
 def check_path(path: str) -> list[str]:
@@ -187,20 +189,7 @@ class Tree:
         """
         with self.parent(path) as (fd, name):
             file = self.open(fd, name, os.O_RDONLY)
-        try:
-            length = os.fstat(file).st_size
-            position = max(length + offset, 0) if offset < 0 else offset
-            end = length if size is None else min(length, position + size)
-            chunks = []
-            while position < end:
-                chunk = os.pread(file, min(end - position, _READ_SIZE), position)
-                if not chunk:
-                    break
-                chunks.append(chunk)
-                position += len(chunk)
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        finally:
-            os.close(file)
+        return _read_and_close(file, offset, size)
 
     def status(self, path: str) -> os.stat_result:
         """Return a regular file's status.
@@ -244,6 +233,69 @@ class Tree:
         """Return how many bytes an ordinary user can still write on this volume."""
         status = os.fstatvfs(self._fd)
         return status.f_bavail * status.f_frsize
+
+
+def _read_and_close(file: int, offset: int, size: int | None) -> bytes:
+    try:
+        length = os.fstat(file).st_size
+        position = max(length + offset, 0) if offset < 0 else offset
+        end = length if size is None else min(length, position + size)
+        chunks = []
+        while position < end:
+            chunk = os.pread(file, min(end - position, _READ_SIZE), position)
+            if not chunk:
+                break
+            chunks.append(chunk)
+            position += len(chunk)
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    finally:
+        os.close(file)
+
+
+class NearReader:
+    """Reads many files that lie in a few directories of a tree, which are kept open; for one thread.
+
+    An open directory is what it was, whatever its path leads to by now: so a file that is missing in it is looked for once more from the root.
+
+    Args:
+        tree: The tree.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._directories: dict[str, int] = {}
+
+    def read(self, path: str, offset: int = 0, size: int | None = None) -> bytes:
+        """Return what `Tree.read` returns.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        directory, _, name = path.rpartition("/")
+        fd = self._directories.pop(directory, None)
+        if fd is not None:
+            try:
+                file = self._tree.open(fd, name, os.O_RDONLY)
+            except OSError:
+                os.close(fd)
+                fd = None
+        if fd is None:
+            with self._tree.parent(path) as (parent, _):
+                fd = os.dup(parent)
+            try:
+                file = self._tree.open(fd, name, os.O_RDONLY)
+            except OSError:
+                os.close(fd)
+                raise
+        self._directories[directory] = fd  # the one used last stands last
+        if len(self._directories) > DIRECTORIES_OPEN_MAX:
+            os.close(self._directories.pop(next(iter(self._directories))))
+        return _read_and_close(file, offset, size)
+
+    def __del__(self) -> None:
+        """Close the directories."""
+        for fd in self._directories.values():
+            os.close(fd)
 
 
 def _status_or_none(name: str, fd: int) -> os.stat_result | None:

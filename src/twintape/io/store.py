@@ -17,7 +17,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from twintape.core.errors import AlreadyExistsError, ConfigError, NotFoundError, StoreError
-from twintape.io.disk import Tree, check_path, full_sync
+from twintape.io.disk import NearReader, Tree, check_path, full_sync
 from twintape.io.ports import ObjectInfo, Store
 
 __all__ = ["FileStore", "MemoryStore", "check_key", "check_prefix", "create_by_reading_back", "open_store"]
@@ -145,6 +145,7 @@ class FileStore:
         except OSError as error:
             raise ConfigError(f"{root} cannot be a store: {error.strerror}") from error
         self._wait = wait
+        self._read = NearReader(self._tree).read if wait else self._tree.read
         self._swept = False
 
     def __repr__(self) -> str:
@@ -168,11 +169,11 @@ class FileStore:
 
     async def get(self, key: str) -> bytes:
         """Return the whole object."""
-        return await self._run(key, self._tree.read, check_key(key), here=self._wait)
+        return await self._run(key, self._read, check_key(key), here=self._wait)
 
     async def get_range(self, key: str, start: int, size: int) -> bytes:
         """Return up to `size` bytes from `start`; a negative `start` counts from the end."""
-        return await self._run(key, self._tree.read, check_key(key), start, size, here=self._wait)
+        return await self._run(key, self._read, check_key(key), start, size, here=self._wait)
 
     def local_path(self, key: str) -> str:
         """Return the absolute path of the object's file."""
