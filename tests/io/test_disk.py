@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from twintape.io import disk as disk_module
-from twintape.io.disk import PosixDisk
+from twintape.io.disk import NearReader, PosixDisk, Tree
 
 
 @pytest.fixture
@@ -254,6 +254,62 @@ def test_nothing_stays_open(disk):
         with pytest.raises(FileNotFoundError):
             disk.read("a/b/none")
         disk.remove(f"a/c/{number}")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_reader_of_near_files_reads_what_a_tree_reads(disk, root):
+    tree = Tree(root)
+    reader = NearReader(tree)
+    for path in ("a/b/1", "a/b/2", "a/1", "1"):
+        disk.write_atomically(path, path.encode() * 100)
+    for _ in range(2):
+        for path in ("a/b/1", "a/b/2", "a/1", "1"):
+            for part in ((0, None), (3, 5), (-5, 5), (-10_000, 7), (10_000, 1)):
+                assert reader.read(path, *part) == tree.read(path, *part)
+
+
+def test_a_reader_of_near_files_finds_what_its_directories_have_no_more(disk, root):
+    reader = NearReader(Tree(root))
+    disk.write_atomically("a/b/1", b"old")
+    assert reader.read("a/b/1") == b"old"
+    with pytest.raises(FileNotFoundError):
+        reader.read("a/b/2")
+    disk.write_atomically("a/b/2", b"late")
+    assert reader.read("a/b/2") == b"late"
+    os.rename(root / "a", root / "c")
+    (root / "c" / "b" / "1").unlink()
+    disk.write_atomically("a/b/1", b"new")
+    assert reader.read("a/b/1") == b"new"
+    disk.remove("a/b/1")
+    with pytest.raises(FileNotFoundError):
+        reader.read("a/b/1")
+
+
+def test_no_link_leads_a_reader_of_near_files_out_of_the_root(disk, root, tmp_path):
+    (tmp_path / "secret").write_bytes(b"secret")
+    disk.write_atomically("a/b/1", b"x")
+    (root / "a" / "b" / "link").symlink_to(tmp_path / "secret")
+    (root / "a" / "out").symlink_to(tmp_path)
+    reader = NearReader(Tree(root))
+    for _ in range(2):
+        assert reader.read("a/b/1") == b"x"
+        for path in ("a/b/link", "a/out/secret"):
+            with pytest.raises(OSError, match=r"\w"):
+                reader.read(path)
+        for path in ("a/b/", "a/b/..", "a/b/.", "a/b/\0", "a/b/../../../secret"):
+            with pytest.raises(ValueError, match="plain"):
+                reader.read(path)
+
+
+def test_a_reader_of_near_files_keeps_few_directories_open_and_leaves_none(disk, root):
+    before = len(os.listdir("/proc/self/fd"))
+    tree = Tree(root)
+    reader = NearReader(tree)
+    for number in range(3 * disk_module.DIRECTORIES_OPEN_MAX):
+        disk.write_atomically(f"{number}/x", b"x")
+        assert reader.read(f"{number}/x") == b"x"
+    assert len(os.listdir("/proc/self/fd")) == before + 1 + disk_module.DIRECTORIES_OPEN_MAX
+    del reader, tree
     assert len(os.listdir("/proc/self/fd")) == before
 
 

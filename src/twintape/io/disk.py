@@ -276,7 +276,7 @@ class NearReader:
         if fd is not None:
             try:
                 file = self._tree.open(fd, name, os.O_RDONLY)
-            except OSError:
+            except (OSError, ValueError):
                 os.close(fd)
                 fd = None
         if fd is None:
