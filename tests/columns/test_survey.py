@@ -173,9 +173,21 @@ def test_lines_that_cannot_be_are_left_to_the_slow_reader(text):
 def test_event_times_are_found_where_the_slow_reader_finds_them(texts, key):
     texts = [b"{" + key + text for text in texts]
     for text in [*texts, b'{"E":1234567890123}', b'{"E":\t1234567890123456,', b'{"E":12345678901234567,"E":1234567890123}']:
-        received, times = np.zeros(1, np.int64), np.zeros(1, np.int64)
-        assert module._skim(np.frombuffer(b"17 %b\n" % text, np.uint8), received, times) == 1
-        assert (received[0], times[0]) == (17, wire.event_time_us(text) if wire.event_time_us(text) is not None else -1)
+        time = wire.event_time_us(text)
+        assert skimmed(b"17 %b\n" % text) == (1, [17, 17, 0, *[-1 if time is None else time] * 2])
+
+
+def skimmed(text):
+    found = np.empty(module._TEXT_FACTS, np.int64)
+    return module._skim(np.frombuffer(text, np.uint8), found), found.tolist()
+
+
+def test_lines_are_summed_up():
+    times = 1234567890123, 1234567890120, 1234567890999
+    lines = [b"%d {}\n" % received for received in (5, 9, 7, 7)]
+    assert skimmed(b"".join(lines)) == (4, [5, 7, 1, -1, -1])
+    lines[1:3] = [b'9 {"E":%d}\n' % time for time in times]
+    assert skimmed(b"".join(lines)) == (5, [5, 7, 1, 1234567890120000, 1234567890999000])
 
 
 def test_a_damaged_object_is_refused():

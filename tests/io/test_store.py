@@ -15,7 +15,7 @@ CANARIES = ("CANARY-key-id-4711", "CANARY-secret-4711", "CANARY-session-4711")
 FLAKY = Faults(rates=dict.fromkeys((Fault.UNAVAILABLE, Fault.SLOW_DOWN, Fault.TIMEOUT, Fault.LOST, Fault.ECHO), 0.06))
 
 
-@pytest.fixture(params=["memory", "file", "flaky", "sole writer", "radosgw", "ministack"])
+@pytest.fixture(params=["memory", "file", "waiting file", "flaky", "sole writer", "radosgw", "ministack"])
 def store(request, tmp_path):
     """Every kind of store there is; `flaky` fails a third of all requests, and its client tries again as one of S3 does."""
     match request.param:
@@ -23,6 +23,8 @@ def store(request, tmp_path):
             return open_store("memory://")
         case "file":
             return open_store((tmp_path / "store dir").as_uri())
+        case "waiting file":
+            return open_store((tmp_path / "store dir").as_uri(), wait=True)
         case "flaky":
             return FaultyStore(MemoryStore(), clock=VirtualClock(), faults=FLAKY, attempts=12)
         case "sole writer":

@@ -10,6 +10,7 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +141,9 @@ class _Facts:
             rows = self._understood(text, rows)
             _sum_up(rows.view(np.int64).reshape(-1, HEADER_WORDS), used, found)
         _, breaks, backwards, least_us, greatest_us = found.tolist()
-        self._odd |= not all(_is_plain(headers.templates[code], self._index.market) for code in np.flatnonzero(used).tolist())
+        self._odd |= not all(
+            _is_plain(headers.templates[code], self._index.market) for code, is_used in enumerate(used.tolist()) if is_used
+        )
         said = (block.first_prev_update_id, block.last_final_update_id, block.breaks)
         self._odd |= (int(rows["prev"][0]), int(rows["final"][-1]), breaks) != said or backwards > 0
         times_ns = int(rows["receive_time_ns"][0]), int(rows["receive_time_ns"][-1])
@@ -161,26 +164,24 @@ class _Facts:
 
     def add_text(self, text: bytes, name: str, block: segment.Block) -> None:
         """Take in a block of any other frames."""
-        received = np.empty(block.count, np.int64)
-        times = np.empty(block.count, np.int64)
-        self._odd |= not _recordable(text) or _skim(np.frombuffer(text, np.uint8), received, times) != block.count
+        found = np.empty(_TEXT_FACTS, np.int64)
+        self._odd |= not _recordable(text) or _skim(np.frombuffer(text, np.uint8), found) != block.count
         self._odd |= (block.first_prev_update_id, block.last_final_update_id, block.breaks) != (None, None, 0)
         if self._odd:
             return
+        first_ns, last_ns, backwards, least_us, greatest_us = found.tolist()
         if name == wire.TWINTAPE:
-            self._add_opened(text, received)
-        seen = times[times != _NONE]
-        self._odd |= bool((received[1:] < received[:-1]).any())
-        times_ns = int(received[0]), int(received[-1])
-        self._add(block, times_ns, (int(seen.min()), int(seen.max())) if len(seen) else (None, None))
+            self._add_opened(text, first_ns)
+        self._odd |= backwards > 0
+        self._add(block, (first_ns, last_ns), (None, None) if greatest_us == _NONE else (least_us, greatest_us))
 
-    def _add_opened(self, text: bytes, received: Int64s) -> None:
+    def _add_opened(self, text: bytes, first_ns: int) -> None:
         # Nothing but the segment's first line is believed to have opened it: what is odd about that, the slow reader decides.
         line = text[: text.index(b"\n")].partition(b" ")[2]
         control = wire.parse_control(line)
         if control is not None and control[0] == "open":
             time = control[1].get("event_time_us")
-            self._odd |= int(received[0]) != self._index.first_receive_time_ns or not (time is None or isinstance(time, int))
+            self._odd |= first_ns != self._index.first_receive_time_ns or not (time is None or isinstance(time, int))
             self._opened_us = time if isinstance(time, int) else None
 
     def _add(self, block: segment.Block, times_ns: tuple[int, int], event_times_us: tuple[int, int] | tuple[None, None]) -> None:
@@ -263,18 +264,28 @@ def _recordable(text: bytes) -> bool:
     return True
 
 
+_TEXT_FACTS = 5
+
+
 @kernel
-def _skim(text: Bytes, received: Int64s, event_time_us: Int64s) -> int:
-    # Reads receive time and `E` (-1 if there is none) of every line, as `wire.event_time_us` finds it; returns how many lines there are,
-    # or -1 if one is none.
+def _skim(text: Bytes, found: Int64s) -> int:
+    # Reads receive time and `E` of every line, as `wire.event_time_us` finds it; returns how many lines there are, or -1 if one is none. `found`: receive time
+    # of the first line and of the last, how often a line was heard before the one before it, least and greatest event time (-1 if no line has one).
     size = text.size
-    row = position = 0
+    row = position = backwards = 0
+    first: Any = np.int64(0)
+    last: Any = first
+    least: Any = np.int64(_NONE)
+    greatest: Any = least
     while position < size:
         time, start = receive_time(text, position)
-        if start < 0 or start >= size or text[start] == 10 or row == received.size:
+        if start < 0 or start >= size or text[start] == 10:
             return -1
-        received[row] = time
-        event_time_us[row] = -1
+        if row == 0:
+            first = time
+        elif time < last:
+            backwards += 1
+        last = time
         at = start
         while text[at] != 10:
             # The text ends with a newline: a key that begins before it is looked at whole or ends with it.
@@ -289,11 +300,14 @@ def _skim(text: Bytes, received: Int64s, event_time_us: Int64s) -> int:
                     value = value * 10 + (np.int64(text[place + count]) - 48)
                     count += 1
                 if count == 13 or count == 16:
-                    event_time_us[row] = value * 1000 if count == 13 else value
+                    event_time_us = value * 1000 if count == 13 else value
+                    least = event_time_us if greatest == _NONE else min(least, event_time_us)
+                    greatest = max(greatest, event_time_us)
                     break
             at += 1
         while text[at] != 10:
             at += 1
         position = at + 1
         row += 1
+    found[0], found[1], found[2], found[3], found[4] = first, last, backwards, least, greatest
     return row
