@@ -30,6 +30,7 @@ __all__ = ["TEMPLATES_SHARED_MAX", "Survey", "survey"]
 TEMPLATES_SHARED_MAX = 16
 """Shapes of frames of a stream that are kept from one segment to the next; a stream of more shapes is looked at anew each time."""
 
+_date_of = lru_cache(maxsize=64)(segment.date_of)
 _DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _NONE = -1
@@ -207,7 +208,7 @@ class _Facts:
                 return False
             least_us = min(least_us, self._opened_us)
         day = greatest_us // _DAY_US
-        date = segment.date_of(day)
+        date = _date_of(day)
         return (
             least_us // _DAY_US == day
             and all(_in_order(stream) and all(block.date == date for block in stream.blocks) for stream in index.streams)

@@ -17,7 +17,6 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from operator import ne
 from typing import cast
@@ -224,7 +223,6 @@ def _known(values: Sequence[int | None], *, all_known: bool) -> Sequence[int]:
     return cast("Sequence[int]", values) if all_known else [value for value in values if value is not None]
 
 
-@lru_cache(maxsize=64)
 def date_of(day: int) -> str:
     """Return the date so many days after 1970-01-01.
 
