@@ -76,7 +76,8 @@ def digest_lines(chunks: Sequence[Chunk]) -> LineDigests:
 def _of_text(chunk: Chunk) -> LineDigests:
     text = np.frombuffer(chunk.load(), np.uint8)
     ends = np.flatnonzero(text == 10)
-    starts = np.r_[np.int64(0), ends[:-1] + 1] if len(ends) else np.zeros(0, np.int64)
+    starts = np.zeros(len(ends), np.int64)
+    starts[1:] = ends[:-1] + 1
     digest = np.empty((len(ends), 2), np.uint64)
     hash_lines(text, starts, ends, *hash_seed(chunk.collector, chunk.connection), digest)
     return LineDigests(digest, np.zeros(len(ends), np.int32), starts, (ends - starts).astype(np.int32))
