@@ -44,7 +44,7 @@ def documents():
 
 def branches(target, executions, seed):
     """Return branches taken and branches there are in the target's functions."""
-    measured = coverage.Coverage(branch=True, data_file=None, include=[f"*/twintape/core/{module}.py" for module in target.code])
+    measured = coverage.Coverage(branch=True, data_file=None, include=[f"*/twintape/c*/{module}.py" for module in target.code])
     measured.start()
     fire(target, executions, seed)
     measured.stop()
@@ -54,7 +54,7 @@ def branches(target, executions, seed):
     taken = there = 0
     missing = []
     for module, functions in target.code.items():
-        (found,) = [found for name, found in files.items() if name.endswith(f"core/{module}.py")]
+        (found,) = [found for name, found in files.items() if name.endswith(f"/{module}.py")]
         for function in functions.split():
             summary = found["functions"][function]["summary"]
             taken += summary["covered_branches"]

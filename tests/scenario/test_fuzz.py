@@ -10,7 +10,7 @@ from support.store import Exchange, Recorder, generations, keys_of, merge, prune
 from twintape.core.segment import verify_segment
 from twintape.io.store import MemoryStore
 
-NAMES = ("segment", "index", "active", "plan", "proof", "receipt", "wire", "tape", "names")
+NAMES = ("segment", "index", "active", "plan", "proof", "receipt", "wire", "tape", "names", "survey", "snapshot")
 EXECUTIONS = 3000
 
 

@@ -13,12 +13,16 @@ import traceback
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 import msgspec
 
 from support.store import Exchange, Recorder
+from twintape.columns.kept import Memory
+from twintape.columns.snapshots import CompactSnapshot, counts_of, read_snapshot
+from twintape.columns.survey import survey
 from twintape.core import active, index, manifest, names, segment, tape, wire
-from twintape.core.errors import TwintapeError
+from twintape.core.errors import TwintapeError, WireError
 from twintape.core.markets import Market
 
 SLOW_S = 1.0
@@ -56,7 +60,7 @@ class Target:
         name: Of the target.
         decode: Takes the bytes.
         corpus: Valid inputs.
-        code: Module of core → the functions whose branches count.
+        code: Module of core or columns → the functions whose branches count; kernels are compiled, theirs cannot be counted.
         mend: Makes checksums right again behind a mutation, so that it gets past them; used for half of the inputs.
     """
 
@@ -284,6 +288,31 @@ KEYS = [
 ]
 
 
+def read_as_a_merge_does(data: bytes) -> None:
+    """Survey a segment, keeping its levels."""
+    survey(data, "tokyo-1", {}, memory=Memory())
+
+
+def read_snapshot_twice(data: bytes) -> None:
+    """Read a snapshot as columns, which accepts what the strict reader accepts and finds the same."""
+    try:
+        strict = wire.decode_snapshot(data)
+    except WireError:
+        found = read_snapshot(data)  # refuses it, too
+        raise AssertionError(f"only the strict reader refuses it: {found}") from None
+    found = read_snapshot(data)
+    names = ("last_update_id", "event_time_us", "transaction_time_us")
+    assert [getattr(found, name) for name in names] == [getattr(strict, name) for name in names]
+    assert counts_of(found) == counts_of(strict)
+    if isinstance(found, CompactSnapshot):
+        decimals = [found.price_decimals, found.quantity_decimals] * 2
+        values = [int(value) for side in found.sides for value in side]
+        wanted = [
+            Decimal(row[place]).scaleb(decimals[place]) for side in (strict.bids, strict.asks) for place in (0, 1) for row in side
+        ]
+        assert values == wanted
+
+
 def targets(plans: Sequence[bytes], proofs: Sequence[bytes], receipts: Sequence[bytes]) -> list[Target]:
     """Return all decoders, with documents of a real merge."""
     sealed = segments()
@@ -291,6 +320,7 @@ def targets(plans: Sequence[bytes], proofs: Sequence[bytes], receipts: Sequence[
     lines = [frame for frame in frames() if b"\n" not in frame]
     text = b"".join(active.format_line(10**18 + number, frame) for number, frame in enumerate(lines))
     synced = text + active.format_sync(10**18 + 99, size=len(text), crc32=zlib.crc32(text))
+    bodies = [found.body for frame in lines if (found := wire.recorded_snapshot(frame)) is not None]
     documents = {"manifest": "decode"}
     segment_code = "verify_segment check_digests _in_order _positions read_block _decompress _whole_index _block _open_fields believed_times_us"
     index_code = "index_json read_index _check_index _check_stream _is_date extent expect"
@@ -313,4 +343,12 @@ def targets(plans: Sequence[bytes], proofs: Sequence[bytes], receipts: Sequence[
         Target("wire", read_wire, frames(), {"wire": wire_code}),
         Target("tape", tape.parse_line, [b"1700000000000000000 " + frame for frame in lines], {"tape": "parse_line"}),
         Target("names", read_names, KEYS, {"names": names_code}),
+        Target(
+            "survey",
+            read_as_a_merge_does,
+            sealed,
+            {"survey": "survey _scan", "blocks": "read_block is_plain_frame"},
+            mend_segment,
+        ),
+        Target("snapshot", read_snapshot_twice, bodies, {"snapshots": "read_snapshot _microseconds"}),
     ]
