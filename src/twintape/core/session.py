@@ -255,43 +255,44 @@ class Session(Receipt):
         heard, self.heard[:] = self.heard[:], ()
         times_ns, frames = self.add(heard)
         spot = self.market is Market.SPOT
-        due, data_count, data_ns, stream_named, event_time_seen = (
-            self._due,
-            0,
-            self.last_data_ns,
-            self.streams.get,
-            self.event_times.append,
-        )
+        stream_of, event_time_seen, data_count, data_ns = self.streams.get, self.event_times.append, 0, 0
         for (now_ns, payload), receive_ns, frame, head in zip(heard, times_ns, frames, map(depth_head, frames), strict=True):
             if head is None:
-                name, before, final = frame[11 : frame.find(b'"', 11, 160)], None, b""  # no stream's name, if it has no wrapper
+                stream = stream_of(frame[11 : frame.find(b'"', 11, 160)])  # no stream's name, if it has no wrapper
             else:
                 name, event_time, first, final, prev = head.groups()
-                before = first if spot else prev
                 event_time_seen(event_time)
-            stream = stream_named(name)
-            if stream is None:
-                due += self._other(payload, now_ns) if frame is payload else self._no_text(TEXT, payload, now_ns)
-                continue
-            data_count += 1
-            data_ns = stream.last_ns = now_ns
-            stream.count += 1
-            if stream.first_ns is None:
-                stream.first_ns = now_ns
-            memory = stream.memory
-            if not memory.depth:
-                continue
-            self._newest_depth = receive_ns, frame
-            ids = depth_ids(frame, self.market) if before is None else (int(before) - spot, int(final))
-            if ids is None:
-                due.append(Notice("depth_without_ids", {"stream": memory.name}))
-            elif ids[0] != stream.update_id or memory.holes:
-                due += self._event(stream, *ids, now_ns)
+                stream, before = stream_of(name), first if spot else prev
+                # Nearly every event continues its line: what that takes is done here.
+                if stream and before and stream.update_id == int(before) - spot and not stream.memory.holes:
+                    memory = stream.memory
+                    stream.update_id = final_id = int(final)
+                    if memory.update_id is None or final_id > memory.update_id:
+                        memory.update_id = final_id
+                    data_count += 1
+                    stream.count += 1
+                    stream.last_ns = data_ns = now_ns
+                    self._newest_depth = receive_ns, frame
+                    continue
+            if stream:
+                self._due += self._data_frame(stream, frame, receive_ns, now_ns)
             else:
-                stream.update_id = final_id = ids[1]
-                if memory.update_id is None or final_id > memory.update_id:
-                    memory.update_id = final_id
+                self._due += self._other(payload, now_ns) if frame is payload else self._no_text(TEXT, payload, now_ns)
         self._data(data_count, data_ns)
+
+    def _data_frame(self, stream: HeardStream, frame: bytes, receive_ns: int, now_ns: int) -> Sequence[Action]:
+        """Take a frame of a subscribed stream, whatever it is."""
+        self._data(1, now_ns)
+        stream.count += 1
+        stream.last_ns = now_ns
+        stream.first_ns = now_ns if stream.first_ns is None else stream.first_ns
+        if not stream.memory.depth:
+            return _NOTHING
+        self._newest_depth = receive_ns, frame
+        ids = depth_ids(frame, self.market)
+        if ids is None:
+            return (Notice("depth_without_ids", {"stream": stream.memory.name}),)
+        return self._event(stream, *ids, now_ns)
 
     def _no_text(self, opcode: int, payload: bytes, now_ns: int) -> tuple[Action, ...]:
         self._data(1, now_ns)
@@ -525,8 +526,7 @@ class Session(Receipt):
             suspects.append((self._lag_suspect_ns, None, "lagging"))
         now_ns = max(self._receive_ns, self._anchor_ns + self._check_ns - CHECK_NS) - self._anchor_ns
         for from_ns, names, reason in suspects:
-            line = suspect_line(from_ns=from_ns, to_ns=self._anchor_ns + now_ns, streams=names, reason=reason)
-            self.record(line, now_ns)
+            self.record(suspect_line(from_ns=from_ns, to_ns=self._anchor_ns + now_ns, streams=names, reason=reason), now_ns)
 
     def _silence(self, now_ns: int) -> list[Action]:
         """Watch the streams and the connection as a whole."""
@@ -547,8 +547,7 @@ class Session(Receipt):
 
     def _stream_silence(self, stream: HeardStream, now_ns: int) -> list[Action]:
         actions: list[Action] = []
-        memory = stream.memory
-        age_ns = now_ns - self.opened_ns
+        memory, age_ns = stream.memory, now_ns - self.opened_ns
         for hole in memory.due(now_ns) if memory.holes else ():
             actions += self._gap(memory, hole)
         if memory.depth and memory.update_id is None and not memory.snapshot_asked and age_ns > FIRST_EVENT_NS:
@@ -567,8 +566,9 @@ class Session(Receipt):
             # Said once, and tried once with another connection: a symbol that does not trade has nothing to say.
             memory.mute = True
             self.tally.suspects["mute"] += 1
-            from_ns = self._anchor_ns + self.opened_ns
-            line = suspect_line(from_ns=from_ns, to_ns=None, streams=[memory.name], reason="never any data")
+            line = suspect_line(
+                from_ns=self._anchor_ns + self.opened_ns, to_ns=None, streams=[memory.name], reason="never any data"
+            )
             self.record(line, now_ns)
             actions += (Notice("stream_mute", {"stream": memory.name}), *self._replace("a stream never spoke"))
         return actions

@@ -105,7 +105,7 @@ class Pace:
     def learn(self, silence_ns: int, now_ns: int) -> None:
         """Take a silence that ended by itself; 0 for one too short to matter."""
         self.evidence += 1
-        if silence_ns > self.longest_ns(now_ns):
+        if silence_ns and silence_ns > self.longest_ns(now_ns):
             self._longest_ns, self._longest_at_ns = silence_ns, now_ns
 
     def patience_ns(self, now_ns: int) -> int | None:

@@ -37,7 +37,7 @@ from twintape.io.writer import Writer
 __all__ = ["Collector"]
 
 DIAL_TIMEOUT_S = 10.0
-FLUSH_S = 0.1
+FLUSH_S = 0.2
 """Lines are handed to the writer in batches no older than this: what a kill may take with it. Each batch costs a write a connection."""
 FLUSH_LINKS = 8
 """So many connections' lines are handed over at once before sockets are read again."""
@@ -359,8 +359,6 @@ class Collector:
             self._mind_the_queue()
             deadline_ns = now_ns + int(TICK_MAX_S * SECOND_NS)
             may_dial = self._may_dial()
-            for link in list(self.links.values()):
-                link.look()
             for shard in self.shards:
                 for order in shard.tick(now_ns, wall_ns, may_dial=may_dial):
                     self._obey(shard, order, now_ns)

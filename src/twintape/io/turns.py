@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 __all__ = ["take_turns"]
 
-REST_S = 0.0015
+REST_S = 0.003
 """How long a busy loop rests between two looks at its sockets: what this may add to a receive time."""
 BUSY_PER_S = 5000
 """From so many frames a second on the loop is busy."""
