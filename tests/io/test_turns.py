@@ -46,9 +46,15 @@ async def until(condition, seconds=30):
 
 
 async def test_a_busy_loop_rests_and_does_everything_else_in_between(rests):
-    async with taking_turns(Frames(turns.BUSY_PER_S)):
+    async with taking_turns(Frames(turns.FULL_PER_S)):
         await until(lambda: len(rests) > 50)  # this task goes on meanwhile
-    assert set(rests) == {turns.REST_S}
+    assert set(rests) == {turns.REST_S_MAX}
+
+
+async def test_a_loop_that_is_less_busy_rests_in_proportion(rests):
+    async with taking_turns(Frames(round(turns.FULL_PER_S * 0.02 / 2))):
+        await until(lambda: len(rests) > 50)
+    assert set(rests) == {turns.REST_S_MAX / 2}
 
 
 async def test_on_a_machine_short_of_cpu_it_rests_no_more_than_once_between_two_judgements(rests, monkeypatch):

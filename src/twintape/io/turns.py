@@ -13,8 +13,10 @@ from collections.abc import Callable
 
 __all__ = ["take_turns"]
 
-REST_S = 0.003
-"""How long a busy loop rests between two looks at its sockets: what this may add to a receive time."""
+REST_S_MAX = 0.005
+"""How long a busy loop rests at most between two looks at its sockets: what this may add to a receive time."""
+FULL_PER_S = 20_000
+"""From so many frames a second on it rests so long, and below in proportion: CPU is short where much is heard."""
 BUSY_PER_S = 5000
 """From so many frames a second on the loop is busy."""
 LATE_S = 0.01
@@ -25,13 +27,14 @@ JUDGE_S = 0.5
 
 async def take_turns(heard: Callable[[], int]) -> None:
     """Have the event loop rest while it is busy, for ever; `heard` returns how many frames have been heard so far."""
-    before, busy = heard(), False
+    before, busy, rest_s = heard(), False, 0.0
     while True:
         until_s = time.monotonic() + JUDGE_S
         while busy and (began_s := time.monotonic()) < until_s:
-            time.sleep(REST_S)  # noqa: ASYNC251 - that is the point: nothing else is to run in this thread
+            time.sleep(rest_s)  # noqa: ASYNC251 - that is the point: nothing else is to run in this thread
             busy = time.monotonic() - began_s < LATE_S
             await asyncio.sleep(0)
         await asyncio.sleep(max(0.0, until_s - time.monotonic()))
         count = heard()
-        busy, before = count - before >= BUSY_PER_S * JUDGE_S, count
+        per_s, before = (count - before) / JUDGE_S, count
+        busy, rest_s = per_s >= BUSY_PER_S, REST_S_MAX * min(1.0, per_s / FULL_PER_S)
