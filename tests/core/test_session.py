@@ -235,6 +235,18 @@ def test_it_makes_no_difference_how_a_depth_frame_is_printed(events, market):
     assert odd.session.event_times == []
 
 
+@given(st.lists(st.booleans(), max_size=40), st.booleans())
+def test_what_is_known_of_a_stream_is_what_the_connection_ahead_has_heard(turns, usual):
+    memory = StreamMemory(NAME)
+    rigs = [Rig(memories=[memory], number=number) for number in (1, 2)]
+    for ahead in turns:
+        stream = rigs[ahead].stream
+        first = (stream.update_id or 0) + 1
+        rigs[ahead].frame(frame(first, first + 4).replace(b'"E":1,', b'"E":1770123456789,' if usual else b'"E": 1,'))
+        assert memory.update_id == max(rig.stream.update_id or 0 for rig in rigs)
+        assert memory.holes == []
+
+
 def test_every_frame_is_recorded_verbatim_and_in_order():
     rig = Rig()
     frames = [frame(1, 2), b"{", b"<html>", '{"stream":"币安人生usdt@trade","data":{}}'.encode(), b'{"result":null,"id":9}']
