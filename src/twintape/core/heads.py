@@ -13,12 +13,14 @@ from collections.abc import Sequence
 
 __all__ = ["NO_HEAD", "Head", "depth_head", "read_heads"]
 
+# Spelled so that nothing is ever tried twice (`}+`), and with ranges of digits, which are found faster than the class of them.
+_NAME, _NUMBER = rb'"[^"]{1,128}+"', rb"[0-9]{1,18}+"
 _DEPTH_HEAD = (
-    rb'\{"stream":"([^"]{1,128})","data":\{"e":"depthUpdate","E":(\d{13}),'
-    rb'(?:"T":\d{1,16},)?"s":"[^"]{1,128}",(?:"ps":"[^"]{1,128}",)?(?:"st":\d{1,16},)?'
-    rb'"U":(\d{1,18}),"u":(\d{1,18}),(?:"pu":(-?\d{1,18}),)?"[ab]":'
+    rb'\{"stream":"([^"]{1,128}+)","data":\{"e":"depthUpdate","E":([0-9]{13}),'
+    rb'(?:"T":[0-9]{1,16}+,)?"s":%b,(?:"ps":%b,)?(?:"st":[0-9]{1,16}+,)?'
+    rb'"U":(%b),"u":(%b),(?:"pu":(-?%b),)?"[ab]":' % (_NAME, _NAME, _NUMBER, _NUMBER, _NUMBER)
 )
-_LINE_HEAD = re.compile(rb"([1-8]\d{0,18}) " + _DEPTH_HEAD)
+_LINE_HEAD = re.compile(rb"([1-8][0-9]{0,18}+) " + _DEPTH_HEAD)
 _HOT_COUNT = 256
 """So many lines at a time: looking at each twice while it is in the processor's cache is cheaper than coming back to it."""
 
