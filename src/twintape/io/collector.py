@@ -39,8 +39,8 @@ __all__ = ["Collector"]
 DIAL_TIMEOUT_S = 10.0
 FLUSH_S = 0.2
 """Lines are handed to the writer in batches no older than this: what a kill may take with it. Each batch costs a write a connection."""
-FLUSH_LINKS = 8
-"""So many connections' lines are handed over at once before sockets are read again."""
+LINKS_AT_ONCE = 8
+"""So many connections are looked after in one go before sockets are read again."""
 TICK_MAX_S = 0.25
 TICK_MIN_S = 0.01
 CLOCK_LINE_NS = 60 * SECOND_NS
@@ -342,8 +342,8 @@ class Collector:
             self.dirty = False
             for market in self.markets:
                 links = [link for link in self.links.values() if link.market is market]
-                for start in range(0, len(links), FLUSH_LINKS):
-                    taken = [link.take() for link in links[start : start + FLUSH_LINKS]]
+                for start in range(0, len(links), LINKS_AT_ONCE):
+                    taken = [link.take() for link in links[start : start + LINKS_AT_ONCE]]
                     self.writer.write_all(market, [batch for batch in taken if batch is not None])
                     await asyncio.sleep(0)  # frames that have come meanwhile get their times
             self._mind_the_queue()
@@ -363,10 +363,13 @@ class Collector:
                 for order in shard.tick(now_ns, wall_ns, may_dial=may_dial):
                     self._obey(shard, order, now_ns)
                 deadline_ns = min(deadline_ns, shard.deadline_ns())
-            if not self.paused:
-                for link in list(self.links.values()):
+            links = [] if self.paused else list(self.links.values())
+            for start in range(0, len(links), LINKS_AT_ONCE):
+                for link in links[start : start + LINKS_AT_ONCE]:
                     self._tick_link(link, now_ns, wall_ns)
                     deadline_ns = min(deadline_ns, link.session.deadline_ns())
+                await asyncio.sleep(0)  # frames that have come meanwhile get their times
+                now_ns, wall_ns = self.clock.monotonic_ns(), self.clock.wall_ns()
             self._checkpoint(now_ns)
             for state in self.markets.values():
                 if state.watch is not None:
