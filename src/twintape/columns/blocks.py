@@ -16,6 +16,7 @@ from twintape.core import segment
 
 __all__ = ["is_plain_frame", "read_block"]
 
+_CODEC = pa.Codec("zstd")
 _MAGIC = b"\x28\xb5\x2f\xfd"
 _CHECKSUM_BIT, _SINGLE_BIT, _RESERVED_BITS = 4, 32, 8 | 3
 """Bits of the frame's descriptor; what names a dictionary is as odd here as a reserved one."""
@@ -28,7 +29,7 @@ _BLOCK_HEADER_BYTES = 3
 _REPEATED, _RESERVED = 1, 3
 
 
-def is_plain_frame(compressed: bytes, text_size: int) -> bool:
+def is_plain_frame(compressed: bytes | memoryview, text_size: int) -> bool:
     """Return whether the bytes are one zstd frame with a checksum and no dictionary that says its content has this size.
 
     >>> from twintape.core.segment import zstd
@@ -59,7 +60,7 @@ def is_plain_frame(compressed: bytes, text_size: int) -> bool:
     return last and position + _CHECKSUM_BYTES == len(compressed)
 
 
-def read_block(compressed: bytes, block: segment.Block) -> bytes:
+def read_block(compressed: bytes | memoryview, block: segment.Block) -> bytes:
     """Return a block's text, checked against the index but for the number of lines; see `segment.read_block`.
 
     Raises:
@@ -71,9 +72,9 @@ def read_block(compressed: bytes, block: segment.Block) -> bytes:
         and hashlib.sha256(compressed).hexdigest() == block.sha256
     ):
         try:
-            text = pa.Codec("zstd").decompress(compressed, block.text_size, asbytes=True)
+            text = _CODEC.decompress(compressed, block.text_size, asbytes=True)
         except (pa.ArrowException, OSError):
-            return segment.read_block(compressed, block, count_lines=False)
+            return segment.read_block(bytes(compressed), block, count_lines=False)
         if text.endswith(b"\n"):
             return bytes(text)
-    return segment.read_block(compressed, block, count_lines=False)
+    return segment.read_block(bytes(compressed), block, count_lines=False)

@@ -208,11 +208,9 @@ def _lines_per_event(day: MergedDay) -> Ints:
     place = day.fates.place
     known = np.flatnonzero(place >= 0)
     count = max(1, len(day.lines.collectors))
-    pairs = place[known].astype(np.int64) * count + day.lines.line[known]
-    pairs.sort()
-    fresh = np.ones(len(pairs), bool)
-    fresh[1:] = pairs[1:] != pairs[:-1]
-    return np.bincount(pairs[fresh] // count, minlength=len(day.fates.chain))
+    heard = np.zeros((len(day.fates.chain), count), bool)
+    heard[place[known], day.lines.line[known]] = True
+    return np.asarray(np.count_nonzero(heard, axis=1), np.int64)
 
 
 def _union(prev: Ints, final: Ints) -> Ints:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, TypeVar, cast
 
 import numba
@@ -56,6 +57,9 @@ POWERS_OF_TEN: Int64s = np.array([10**power for power in range(19)], dtype=np.in
 
 DIGITS_MAX = 18
 """Numbers with more digits are left to the slow path: every 18-digit number fits an int64."""
+
+SEEDS_KEPT = 4096
+"""Connections whose seeds of digests are remembered: each object of one asks for the same."""
 
 _ASCII_ZEROS = np.uint64(0x3030303030303030)
 _ABOVE_NINE = np.uint64(0x7676767676767676)
@@ -300,6 +304,7 @@ def hash_bytes(text: Bytes, start: int, stop: int, first: np.uint64, second: np.
     return _absorb(text, start, stop, first, second)
 
 
+@lru_cache(maxsize=SEEDS_KEPT)
 def hash_seed(collector: str, connection: str) -> tuple[np.uint64, np.uint64]:
     """Return what the digests of one connection's lines go on from."""
     name = np.frombuffer(f"{collector}\n{connection}\n".encode(), np.uint8)

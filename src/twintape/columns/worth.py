@@ -76,12 +76,9 @@ def _same_recordings(heard: Ints) -> list[int | None]:
 def _distribution(values: Ints) -> Distribution | None:
     if len(values) == 0:
         return None
-    ordered = np.sort(values)
-
-    def rank(percent: int) -> int:
-        return int(ordered[-(-percent * len(ordered) // 100) - 1])
-
-    return Distribution(p50=rank(50), p90=rank(90), p99=rank(99), max=int(ordered[-1]))
+    ranks = [-(-percent * len(values) // 100) - 1 for percent in (50, 90, 99, 100)]
+    p50, p90, p99, greatest = np.partition(values, ranks)[ranks].tolist()
+    return Distribution(p50=p50, p90=p90, p99=p99, max=greatest)
 
 
 def _after_event(day: MergedDay, number: int) -> Distribution | None:
