@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from support.lines import BEFORE, BEHIND, DATE, MIDNIGHT_US, Exchange, Heard, chunks_of, hear, printed, scene
 from twintape.columns import lines as module
-from twintape.columns.lines import DAY_US, RUN_MAX, Chunk, ChunkTexts, day_bounds, midnight_us, read_lines
+from twintape.columns.lines import (
+    DAY_US,
+    RUN_MAX,
+    Chunk,
+    ChunkTexts,
+    HeaderPlace,
+    Lines,
+    day_bounds,
+    midnight_us,
+    read_lines,
+    stretch_of,
+)
+from twintape.columns.parse import HEADER
 from twintape.columns.templates import TemplateSet
 from twintape.core.errors import CorruptionError
 from twintape.core.markets import Market
@@ -114,6 +126,64 @@ def test_headers_that_are_there_are_not_read_from_the_text_again():
     found = read_lines([swept(chunk) for chunk in chunks], Market.SPOT, start_update_id=None)
     expected = read_lines(chunks, Market.SPOT, start_update_id=None)
     assert (found.final.tolist(), found.templates) == (expected.final.tolist(), expected.templates)
+
+
+class Shelf:
+    """A file of headers as a merge maps it: whoever asks gets memory of its own."""
+
+    def __init__(self):
+        self.rows = np.zeros(0, HEADER)
+        self.asked = 0
+
+    def put(self, chunk, market=Market.SPOT):
+        headers = chunk.read(market, TemplateSet())
+        first = len(self.rows)
+        self.rows = np.concatenate([self.rows, headers.rows])
+        return replace(chunk, headers=lambda: headers, count=len(headers), place=HeaderPlace(self.of, first, headers.templates))
+
+    def of(self, first, count):
+        self.asked += 1
+        return self.rows[first : first + count].copy()
+
+
+COLUMNS = [name for name in Lines.__slots__ if name not in ("collectors", "connections", "templates", "place")]
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.sampled_from(list(Market)), st.randoms(use_true_random=False))
+def test_headers_that_fill_a_stretch_of_a_file_are_taken_as_they_lie_there_in_any_order(seed, market, rng):
+    chunks = chunks_of(scene(market, seed, lines=3).heard, sizes=[1, 3, 2])
+    order = list(range(len(chunks)))
+    rng.shuffle(order)
+    shelf, placed = Shelf(), list(chunks)
+    for number in order:
+        placed[number] = shelf.put(chunks[number], market)
+    before = shelf.rows.copy()
+    expected, found = (read_lines(some, market, start_update_id=None) for some in (chunks, placed))
+    assert shelf.asked == 1
+    for name in COLUMNS:
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    assert found.templates == expected.templates
+    assert (shelf.rows == before).all()
+    texts = [
+        ChunkTexts(some).lines(lines.chunk, lines.offset, lines.length) for some, lines in ((chunks, expected), (placed, found))
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_headers_that_lie_apart_are_copied():
+    chunks = chunks_of(hear(printed(Exchange(Market.SPOT, 1, 12).events(2))), sizes=[2])
+    shelf, other = Shelf(), Shelf()
+    whole = [shelf.put(chunk) for chunk in chunks]
+    elsewhere = [*whole[:-1], other.put(chunks[-1])]
+    for apart in ([whole[0], whole[2]], elsewhere, [*whole[:-1], chunks[-1]], []):
+        assert stretch_of(apart) is None
+    assert shelf.asked == other.asked == 0
+    rows, chunk, counts, _ = stretch_of(whole[1:3][::-1])
+    assert (len(rows), chunk.tolist(), counts) == (4, [1, 1, 0, 0], [2, 2])
+    expected = read_lines(chunks, Market.SPOT, start_update_id=None)
+    found = read_lines(elsewhere, Market.SPOT, start_update_id=None)
+    assert found.final.tolist() == expected.final.tolist()
 
 
 def test_of_too_many_templates_those_that_are_kept_do_not_depend_on_the_order_of_chunks(monkeypatch):

@@ -41,6 +41,21 @@ def test_what_is_packed_is_found_by_disk_and_by_directory(disk, tmp_path):
         assert reader.read("0/objects", 3) == b"three"
 
 
+def test_what_is_mapped_can_be_changed_and_the_file_is_not(disk, tmp_path):
+    pack = Pack(disk, "0/headers")
+    data = bytes(range(251)) * 100
+    pack.add(data)
+    for where in (disk, str(tmp_path)):
+        reader = Reader(where)
+        for offset, size in ((0, len(data)), (17, 5), (9000, 8000), (len(data), 0)):
+            found = reader.map("0/headers", offset, size)
+            assert found == data[offset : offset + size]
+            found[:1] = b"X"[:size]
+            assert reader.map("0/headers", offset, size) == data[offset : offset + size]
+        with pytest.raises(FileNotFoundError):
+            reader.map("0/levels", 0, 8)
+
+
 def test_objects_of_a_directory_are_read_where_they_are_until_they_are_gone(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "FILES_OPEN_MAX", 2)
     paths = [tmp_path / f"store-{number}" for number in range(3)]

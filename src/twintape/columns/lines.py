@@ -21,7 +21,19 @@ from twintape.columns.splice import assign_epochs, never_restarts
 from twintape.columns.templates import TEMPLATES_MAX, TemplateSet
 from twintape.core.markets import RULES, Market
 
-__all__ = ["CHUNK_CACHE_MAX", "Chunk", "ChunkTexts", "DayBounds", "Lines", "day_bounds", "midnight_us", "read_lines"]
+__all__ = [
+    "CHUNK_CACHE_MAX",
+    "Chunk",
+    "ChunkTexts",
+    "DayBounds",
+    "HeaderPlace",
+    "Lines",
+    "Stretch",
+    "day_bounds",
+    "midnight_us",
+    "read_lines",
+    "stretch_of",
+]
 
 Ints = NDArray[np.int64]
 Smalls = NDArray[np.int32]
@@ -39,6 +51,22 @@ UNDECODABLE = -2
 
 
 @dataclass(frozen=True, slots=True)
+class HeaderPlace:
+    """Where a chunk's headers are in a file of headers.
+
+    Attributes:
+        rows: Returns headers (`parse.HEADER`) of the file, from one position and so many, that whoever asks may change: nobody else sees it. The same one
+            for all chunks of a file.
+        first: The position of the chunk's first header.
+        templates: What their codes mean.
+    """
+
+    rows: Callable[[int, int], NDArray[np.void]]
+    first: int
+    templates: TemplateSet
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     r"""Consecutive frames of one stream on one connection of one collector.
 
@@ -52,6 +80,7 @@ class Chunk:
         count: How many lines there are, if whoever made the chunk knows.
         kept: Returns words that were kept when the lines were first seen, from one position and so many, or as many as there are (see `kept.Memory`);
             the same one for all chunks whose headers say places in the same whole. None if the levels must be read from the text.
+        place: Where what `headers` returns is in a file, if it is in one that can be read as a whole.
     """
 
     collector: str
@@ -62,6 +91,7 @@ class Chunk:
     headers: Callable[[], Headers] | None = None
     count: int | None = None
     kept: Callable[[int, int], Ints] | None = None
+    place: HeaderPlace | None = None
 
     def read(self, market: Market, templates: TemplateSet) -> Headers:
         """Return the lines' headers; `templates` is filled if they must be read from the text.
@@ -192,8 +222,7 @@ def read_lines(
     """
     collectors = sorted({chunk.collector for chunk in chunks})
     connections = sorted({chunk.connection for chunk in chunks})
-    rows, counts, templates = _gather(chunks, market)
-    chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
+    rows, chunk, templates = _gather(chunks, market)
     columns: dict[str, NDArray[Any]] = {name: rows[source] for name, source in _COLUMNS.items()}
     columns["line"] = np.array([collectors.index(one.collector) for one in chunks], np.int32)[chunk]
     columns["connection"] = np.array([connections.index(one.connection) for one in chunks], np.int32)[chunk]
@@ -222,20 +251,37 @@ def read_lines(
     )
 
 
-def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], list[int], list[Template]]:
-    """Return the headers of all chunks one behind the other, the chunks' numbers of lines, and the sorted templates that codes mean."""
-    known = TemplateSet()
-    scanned = {number: chunk.read(market, known) for number, chunk in enumerate(chunks) if chunk.headers is None}
-    counts = [len(scanned[number]) if number in scanned else chunk.headers_count() for number, chunk in enumerate(chunks)]
-    words = np.empty((sum(counts), HEADER_WORDS), np.int64)
-    shapes: list[tuple[Template, ...]] = []
-    begin = 0
-    for number, chunk in enumerate(chunks):
-        headers = scanned.pop(number, None) or chunk.read(market, known)
-        words[begin : begin + counts[number]] = headers.rows.view(np.int64).reshape(-1, HEADER_WORDS)
-        shapes.append(tuple(headers.templates))
-        begin += counts[number]
-    rows = words.view(HEADER).reshape(-1)
+Stretch = tuple[NDArray[np.void], Smalls, list[int], list[TemplateSet]]
+"""Headers, to be changed at will; the chunk of each; and by chunk, in the order of the file, how many there are and what their codes mean."""
+
+
+def stretch_of(chunks: Sequence[Chunk]) -> Stretch | None:
+    """Return the headers of all chunks where they are, without copying any, or None if they do not lie one behind the other in one file.
+
+    They do where an object holds one depth stream, and the day takes all blocks that were read: where most of the bytes are.
+    """
+    found = [(chunk.place.first, number, chunk.place) for number, chunk in enumerate(chunks) if chunk.place is not None]
+    if len(found) < max(1, len(chunks)) or len({place.rows for *_, place in found}) > 1:
+        return None
+    found.sort(key=lambda one: one[:2])
+    numbers = np.array([number for _, number, _ in found], np.int32)
+    firsts = np.array([first for first, *_ in found], np.int64)
+    counts = np.array([chunks[number].headers_count() for number in numbers.tolist()], np.int64)
+    if (firsts[1:] != firsts[:-1] + counts[:-1]).any():
+        return None
+    rows = found[0][2].rows(int(firsts[0]), int(counts.sum()))
+    return rows, np.repeat(numbers, counts), counts.tolist(), [place.templates for *_, place in found]
+
+
+def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], Smalls, list[Template]]:
+    """Return the headers of all chunks, the chunk of each, and the sorted templates that their codes mean."""
+    stretch = stretch_of(chunks)
+    if stretch is not None:
+        rows, chunk, counts, sets = stretch
+    else:
+        rows, counts, sets = _copied(chunks, market)
+        chunk = np.repeat(np.arange(len(chunks), dtype=np.int32), counts)
+    shapes = [tuple(templates) for templates in sets]
     # A file lists so many templates; which ones must not depend on the order of chunks.
     ordered = sorted({template for listed in set(shapes) for template in listed}, key=_template_key)[:TEMPLATES_MAX]
     place = {template: position for position, template in enumerate(ordered)}
@@ -246,7 +292,23 @@ def _gather(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], 
             renumber = np.array([*(place.get(template, SLOW) for template in listed), UNDECODABLE, SLOW], np.int16)
             rows["template"][begin : begin + count] = renumber[rows["template"][begin : begin + count]]
         begin += count
-    return rows, counts, ordered
+    return rows, chunk, ordered
+
+
+def _copied(chunks: Sequence[Chunk], market: Market) -> tuple[NDArray[np.void], list[int], list[TemplateSet]]:
+    """Return the headers of all chunks one behind the other, how many each has, and what their codes mean."""
+    known = TemplateSet()
+    scanned = {number: chunk.read(market, known) for number, chunk in enumerate(chunks) if chunk.headers is None}
+    counts = [len(scanned[number]) if number in scanned else chunk.headers_count() for number, chunk in enumerate(chunks)]
+    words = np.empty((sum(counts), HEADER_WORDS), np.int64)
+    sets: list[TemplateSet] = []
+    begin = 0
+    for number, chunk in enumerate(chunks):
+        headers = scanned.pop(number, None) or chunk.read(market, known)
+        words[begin : begin + counts[number]] = headers.rows.view(np.int64).reshape(-1, HEADER_WORDS)
+        sets.append(headers.templates)
+        begin += counts[number]
+    return words.view(HEADER).reshape(-1), counts, sets
 
 
 _KINDS = {name: HEADER[source] for name, source in _COLUMNS.items()}

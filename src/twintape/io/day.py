@@ -20,7 +20,7 @@ from twintape.columns.digests import digest_lines, missing_lines
 from twintape.columns.expand import Outputs, expand
 from twintape.columns.fates import Fate
 from twintape.columns.kept import WORD_BYTES
-from twintape.columns.lines import Chunk
+from twintape.columns.lines import Chunk, HeaderPlace
 from twintape.columns.merge import DayRequest, merge_depth_day
 from twintape.columns.messages import merge_messages_day
 from twintape.columns.parse import HEADER, Headers
@@ -170,6 +170,18 @@ class KeptLevels:
         return np.frombuffer(self.disk.read(self.path, WORD_BYTES * first, WORD_BYTES * count), np.int64)
 
 
+@dataclass(frozen=True, slots=True)
+class HeaderRows:
+    """A file of headers; two of the same file are equal."""
+
+    disk: Reader
+    path: str
+
+    def __call__(self, first: int, count: int) -> NDArray[np.void]:
+        """Return so many headers from the position `first` on, whose changes nobody else sees."""
+        return np.frombuffer(self.disk.map(self.path, HEADER.itemsize * first, HEADER.itemsize * count), HEADER)
+
+
 def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
     def load() -> bytes:
         if ref.text is not None:
@@ -186,7 +198,8 @@ def _chunk(disk: Reader, ref: BlockRef) -> Chunk:
         return Headers(np.frombuffer(disk.read(place.path, place.offset, place.size), HEADER), templates)
 
     kept = KeptLevels(disk, levels)
-    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers, ref.block.count, kept)
+    rows = HeaderPlace(HeaderRows(disk, place.path), place.offset // HEADER.itemsize, templates)
+    return Chunk(ref.collector, ref.connection, ref.source, ref.block.date, load, headers, ref.block.count, kept, rows)
 
 
 def _chunks(task: DayTask, disk: Reader) -> list[Chunk]:
@@ -215,7 +228,10 @@ def _remnants(parent: list[Chunk], raw: list[Chunk]) -> list[Chunk]:
     places: dict[int, list[tuple[int, int]]] = {}
     for row in np.sort(gone).tolist():
         places.setdefault(int(lines.chunk[row]), []).append((int(lines.offset[row]), int(lines.length[row])))
-    return [replace(parent[position], load=_cut(parent[position], kept), headers=None) for position, kept in places.items()]
+    return [
+        replace(parent[position], load=_cut(parent[position], kept), headers=None, place=None)
+        for position, kept in places.items()
+    ]
 
 
 def _cut(chunk: Chunk, kept: list[tuple[int, int]]) -> Callable[[], bytes]:

@@ -6,6 +6,7 @@ A day has thousands of small objects. Packed into one file they cost no director
 from __future__ import annotations
 
 import itertools
+import mmap
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,6 +111,19 @@ class Reader:
             file = self._open(path)
         self._files[path] = file  # the one used last stands last
         return os.pread(file, os.fstat(file).st_size - offset if size is None else size, offset)
+
+    def map(self, path: str, offset: int, size: int) -> memoryview:
+        """Return `size` bytes of a file of the scratch disk, that may be changed: the file is not. Where it can be, the file's own pages in memory.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+        """
+        if not isinstance(self._scratch, str) or size == 0:
+            return memoryview(bytearray(self.read(path, offset, size)))
+        begin = offset - offset % mmap.ALLOCATIONGRANULARITY
+        with open(os.path.join(self._scratch, path), "rb") as file:
+            pages = mmap.mmap(file.fileno(), offset + size - begin, access=mmap.ACCESS_COPY, offset=begin)
+        return memoryview(pages)[offset - begin :]
 
     def _open(self, path: str) -> int:
         if len(self._files) == FILES_OPEN_MAX:
