@@ -86,6 +86,9 @@ def _watch() -> dict[str, float]:
     import functools
     import importlib
 
+    from twintape.io.allocator import use_small_pages
+
+    use_small_pages()
     spent = {"start-up": 0.0} | dict.fromkeys(STAGES, 0.0)
 
     def timed(name, function):
@@ -120,11 +123,13 @@ def _watch() -> dict[str, float]:
 
 def floor(store: str, depth_file: str) -> None:
     """Print what decompressing all lines once, and writing and reading the depth file once, cost."""
+    from twintape.io.allocator import keep_freed_memory, use_small_pages
+
+    use_small_pages()
+    keep_freed_memory()
     from twintape.columns.schema import DEPTH, TableReader, TableWriter
     from twintape.core import segment
-    from twintape.io.allocator import keep_freed_memory
 
-    keep_freed_memory()
     zstd = segment.zstd
     spent = {"decompress_s": 0.0, "write_s": 0.0, "read_s": 0.0}
 

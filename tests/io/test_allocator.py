@@ -1,6 +1,7 @@
 """Freed memory is used again."""
 
 import gc
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,23 @@ def test_arrow_takes_its_memory_from_the_same_allocator():
     program = "import pyarrow as pa; from twintape.io.allocator import keep_freed_memory as keep; keep(); print(pa.default_memory_pool().backend_name)"
     ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert ran.stdout.strip() == "system"
+
+
+def numpy_asks_for_huge_pages(surroundings, program="from twintape.io.allocator import use_small_pages; use_small_pages()"):
+    program = f"{program}; import numpy; print(numpy._core.multiarray._get_madvise_hugepage())"
+    kept = {name: value for name, value in os.environ.items() if name != "NUMPY_MADVISE_HUGEPAGE"}
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, env=kept | surroundings)
+    return ran.stdout.strip()
+
+
+def test_numpy_asks_for_no_huge_pages_unless_it_is_told_to():
+    assert numpy_asks_for_huge_pages({}) == "False"
+    assert numpy_asks_for_huge_pages({"NUMPY_MADVISE_HUGEPAGE": "1"}) == "True"
+
+
+def test_what_a_merge_needs_to_choose_its_pages_imports_no_numpy():
+    program = "import sys, twintape.cli.night; assert 'numpy' not in sys.modules; from twintape.io.allocator import use_small_pages; use_small_pages()"
+    assert numpy_asks_for_huge_pages({}, program) == "False"
 
 
 def test_a_library_that_cannot_be_told_is_left_alone(monkeypatch):

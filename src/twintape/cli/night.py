@@ -29,6 +29,7 @@ from twintape.cli.common import (
     table,
 )
 from twintape.core.errors import ConfigError
+from twintape.io.allocator import use_small_pages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +101,7 @@ async def _merge(
     address: str | None,
     alone: bool,
 ) -> list[DayOutcome]:
+    use_small_pages()
     from twintape.io.merge import merge_date
 
     store = await _fit_store(url, alone=alone)
@@ -545,6 +547,7 @@ def _read(path: Path) -> str:
 
 
 async def _nightly(settings: NightlySettings, *, json: bool) -> tuple[list[DayOutcome], Mapping[str, Any] | None]:
+    use_small_pages()
     from twintape.io.clock import SystemClock
     from twintape.io.merge import merge_date
     from twintape.io.nightly import due_dates

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 
-__all__ = ["collect_rarely", "keep_freed_memory"]
+__all__ = ["collect_rarely", "keep_freed_memory", "use_small_pages"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 MAPPED_BYTES_MIN = 16 << 20
@@ -23,6 +24,17 @@ def collect_rarely() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECTION_OBJECTS, 50, 50)
+
+
+def use_small_pages() -> None:
+    """Have numpy ask for no huge pages, unless the environment says so; to be called before numpy is imported, which looks at it then.
+
+    A merge's arrays are written once and read once or twice, and are often longer than what is used of them: a page of two megabytes has to be found,
+    moved together and cleared whole. Processes started from here do likewise.
+
+    Source: numpy's reference, global configuration options, `NUMPY_MADVISE_HUGEPAGE`.
+    """
+    os.environ.setdefault("NUMPY_MADVISE_HUGEPAGE", "0")
 
 
 def keep_freed_memory() -> bool:
