@@ -13,7 +13,7 @@ from twintape.columns import digests as module
 from twintape.columns.digests import digest_lines, digest_outputs, joined, missing_lines
 from twintape.columns.expand import Outputs
 from twintape.columns.kernel import hash_seed
-from twintape.columns.lines import Chunk, HeaderPlace
+from twintape.columns.lines import Chunk
 from twintape.columns.parse import scan
 from twintape.columns.templates import TemplateSet
 from twintape.core.errors import CorruptionError
@@ -44,33 +44,6 @@ def test_raw_lines_their_headers_and_the_files_of_the_day_have_the_same_digests(
     expected = counted(digest_lines(chunks))
     assert counted(digest_lines([swept(chunk, market) for chunk in chunks])) == expected
     assert counted(digest_outputs(Outputs(files(day)), DATE)) == counted(digest_lines(expanded(day)))
-
-
-def test_headers_of_one_file_are_digested_where_they_lie():
-    chunks = [swept(chunk, Market.SPOT) for chunk in chunks_of(copies(), sizes=[3, 4])]
-    rows = np.concatenate([chunk.headers().rows for chunk in reversed(chunks)])
-    firsts = np.cumsum([0, *(chunk.count for chunk in reversed(chunks))]).tolist()
-
-    def of(first, count):
-        return rows[first : first + count].copy()
-
-    placed = [
-        replace(chunk, place=HeaderPlace(of, first, chunk.headers().templates))
-        for chunk, first in zip(chunks, reversed(firsts[:-1]), strict=True)
-    ]
-    expected, found = digest_lines(chunks), digest_lines(placed)
-    assert (found.digest.dtype, found.chunk.dtype, found.offset.dtype, found.length.dtype) == (
-        expected.digest.dtype,
-        expected.chunk.dtype,
-        expected.offset.dtype,
-        expected.length.dtype,
-    )
-
-    def rowwise(of):
-        return [*zip(of.chunk.tolist(), of.offset.tolist(), of.length.tolist(), map(tuple, of.digest.tolist()), strict=True)]
-
-    assert rowwise(found) != rowwise(expected)
-    assert sorted(rowwise(found)) == sorted(rowwise(expected))
 
 
 def copies(market=Market.SPOT):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from twintape.columns.bodies import body_parts
 from twintape.columns.expand import Arrivals, Outputs, expand
 from twintape.columns.kernel import Bytes, Int64s, Words, hash_line, hash_lines, hash_seed, kernel
-from twintape.columns.lines import Chunk, stretch_of
+from twintape.columns.lines import Chunk
 from twintape.columns.render import Copies, Printer, hash_copies
 from twintape.columns.schema import ARRIVAL, DEPTH, ROW_GROUP_EVENTS, DepthColumns, TableReader, Template
 
@@ -50,11 +50,6 @@ def digest_lines(chunks: Sequence[Chunk]) -> LineDigests:
     Raises:
         CorruptionError: A chunk is damaged.
     """
-    stretch = stretch_of(chunks)
-    if stretch is not None:
-        rows, chunk_of, *_ = stretch
-        digest = np.stack([rows["digest_a"], rows["digest_b"]], axis=1)
-        return LineDigests(digest, chunk_of, rows["offset"].astype(np.int64), rows["length"].copy())
     texts = {number: _of_text(chunk) for number, chunk in enumerate(chunks) if chunk.headers is None}
     counts = [len(texts[number]) if number in texts else chunk.headers_count() for number, chunk in enumerate(chunks)]
     total = sum(counts)
