@@ -130,7 +130,13 @@ class Horizon:
 
 
 def expected_book(
-    of: Track, answer: DepthAnswer | None, final_update_id: int, kept: int | None = None, got: Book | None = None
+    of: Track,
+    answer: DepthAnswer | None,
+    final_update_id: int,
+    kept: int | None = None,
+    got: Book | None = None,
+    *,
+    applies_ending: bool = True,
 ) -> Book:
     """Return the book of a client that was given `answer` and then heard every event up to `final_update_id`.
 
@@ -140,6 +146,8 @@ def expected_book(
         final_update_id: Where the client's book stands.
         kept: The client forgets levels beyond its best so many a side.
         got: The book of such a client; what it has beyond its horizon is expected of it, what it has not is not.
+        applies_ending: Whether the client applies the futures event that ends exactly at the snapshot, as Binance's rule has it: it tells of
+            levels beyond the snapshot's limit. Whoever drops it does not hear of them.
     """
     contiguous = RULES[of.market].contiguous_ids
     book = OrderBook(of.info.snapshot, contiguous_ids=contiguous)
@@ -150,8 +158,9 @@ def expected_book(
         assert book.last_update_id == answer.last_update_id, f"the exchange's book never stood at {answer.last_update_id}"
         book = OrderBook(book.snapshot(answer.limit), contiguous_ids=contiguous)
     horizon = Horizon(book, kept) if kept is not None else None
+    first = 0 if applies_ending else book.last_update_id + 1
     for event in of.events:
-        if event.final_update_id <= final_update_id and _apply(book, event) and horizon is not None:
+        if first <= event.final_update_id <= final_update_id and _apply(book, event) and horizon is not None:
             horizon.look(event)
     assert not book.gapped, f"the stream of {of.info.symbol} has a hole"
     expected = book_of(book.last_update_id, book.bids.values(), book.asks.values())

@@ -45,6 +45,18 @@ def test_a_client_knows_the_levels_of_its_snapshot_and_those_that_changed_since(
     assert expected_book(followed, answer(100, 10), 12) == book(12, "2@9 1@8 1@7", "1@12 1@13")
 
 
+@pytest.mark.parametrize(("applies_ending", "bids"), [(True, "2@9 8@5"), (False, "2@9")])
+def test_the_event_that_ends_at_a_futures_snapshot_tells_of_levels_beyond_its_limit(applies_ending, bids):
+    lines = [
+        b'1 {"lastUpdateId":8,"bids":[["9","1"],["8","1"]],"asks":[]}',
+        b'2 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":9,"u":10,"pu":8,"b":[["9","2"],["5","8"]],"a":[]}}',
+        b'3 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":11,"u":12,"pu":10,"b":[],"a":[["11","1"]]}}',
+    ]
+    followed = track(TapeSource(Market.USDM, [lambda: lines]), "x@depth")
+    snapshot = DepthAnswer(Market.USDM, "X", 1, 10)
+    assert expected_book(followed, snapshot, 12, applies_ending=applies_ending) == book(12, bids, "1@11")
+
+
 def test_an_id_at_which_the_exchange_never_stood_is_an_error(followed):
     with pytest.raises(AssertionError, match="never stood at 11"):
         expected_book(followed, answer(100, 11), 13)
