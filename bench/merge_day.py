@@ -267,6 +267,7 @@ def report(options, day, rounds, proof, sizes) -> dict:
         "floor_cpu_s": middle(floor_of),
         **{f"floor_{name}": middle(lambda one, name=name: one["floor"][name]) for name in rounds[0]["floor"]},
         "cpu_over_floor": middle(lambda one: one["job"]["cpu_s"] / floor_of(one)),
+        "cpu_over_floor_by_round": [round(one["job"]["cpu_s"] / floor_of(one), 2) for one in rounds],
         "input_events_per_cpu_s": middle(lambda one: heard / one["job"]["cpu_s"]),
         "text_mb_per_cpu_s": middle(lambda one: day.text_bytes / 1e6 / one["job"]["cpu_s"]),
         "peak_mib": max(one["job"]["peak_mib"] for one in rounds),
