@@ -427,8 +427,8 @@ def report(options, samples, last, sent, used_s, floor, idle_counts, judged, col
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--frames-per-second", type=float, default=20_400)
-    parser.add_argument("--frame-bytes", type=int, default=600)
+    parser.add_argument("--frames-per-second", type=float, default=20_000)
+    parser.add_argument("--frame-bytes", type=int, default=610)
     parser.add_argument("--connections", type=int, default=50)
     parser.add_argument("--symbols", type=int, default=2500)
     parser.add_argument("--store", help="such as s3://bucket/prefix; default: a directory beside the spool")

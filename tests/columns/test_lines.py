@@ -160,7 +160,7 @@ def test_headers_that_fill_a_stretch_of_a_file_are_taken_as_they_lie_there_in_an
         placed[number] = shelf.put(chunks[number], market)
     before = shelf.rows.copy()
     expected, found = (read_lines(some, market, start_update_id=None) for some in (chunks, placed))
-    assert shelf.asked == 1
+    assert shelf.asked == (len(chunks) > 0)  # a scene may be one in which nobody heard anything
     for name in COLUMNS:
         assert np.array_equal(getattr(found, name), getattr(expected, name)), name
     assert found.templates == expected.templates

@@ -18,13 +18,36 @@ class Frames:
         return self.count
 
 
+class Time:
+    """A clock that only rests move on, and the work that is done between two of them."""
+
+    def __init__(self):
+        self.now_s, self.rests, self.work_s, self.late_s = 0.0, [], 0.0, 0.0
+
+    def monotonic(self):
+        return self.now_s
+
+    def sleep(self, seconds):
+        self.rests.append(seconds)
+        self.now_s += seconds + self.late_s
+
+    async def work(self):
+        while True:
+            self.now_s += self.work_s
+            await asyncio.sleep(0)
+
+
 @pytest.fixture
-def rests(monkeypatch):
+def clock(monkeypatch):
     """Judge often, and note every rest instead of taking it."""
-    taken = []
-    monkeypatch.setattr(turns, "JUDGE_S", 0.02)
-    monkeypatch.setattr(turns.time, "sleep", taken.append)
-    return taken
+    monkeypatch.setattr(turns, "JUDGE_S", 0.05)
+    monkeypatch.setattr(turns, "time", made := Time())
+    return made
+
+
+@pytest.fixture
+def rests(clock):
+    return clock.rests
 
 
 @contextlib.asynccontextmanager
@@ -48,17 +71,30 @@ async def until(condition, seconds=30):
 async def test_a_busy_loop_rests_and_does_everything_else_in_between(rests):
     async with taking_turns(Frames(turns.FULL_PER_S)):
         await until(lambda: len(rests) > 50)  # this task goes on meanwhile
-    assert set(rests) == {turns.REST_S_MAX}
+    assert rests == pytest.approx([turns.TURN_S_MAX] * len(rests))
 
 
-async def test_a_loop_that_is_less_busy_rests_in_proportion(rests):
-    async with taking_turns(Frames(round(turns.FULL_PER_S * 0.02 / 2))):
+async def test_half_the_load_makes_turns_a_quarter_as_long(rests):
+    async with taking_turns(Frames(round(turns.FULL_PER_S * 0.05 / 2))):
         await until(lambda: len(rests) > 50)
-    assert set(rests) == {turns.REST_S_MAX / 2}
+    assert rests == pytest.approx([turns.TURN_S_MAX / 4] * len(rests))
 
 
-async def test_on_a_machine_short_of_cpu_it_rests_no_more_than_once_between_two_judgements(rests, monkeypatch):
-    monkeypatch.setattr(turns, "LATE_S", -1.0)  # every rest is one that took too long
+async def test_work_is_a_part_of_the_turn(clock):
+    clock.work_s = turns.TURN_S_MAX / 5
+    worker = asyncio.create_task(clock.work())
+    async with taking_turns(Frames(turns.FULL_PER_S)):
+        await until(lambda: len(clock.rests) > 50)
+        assert sorted(clock.rests)[:25] == pytest.approx([turns.TURN_S_MAX * 4 / 5] * 25)  # all but the first behind a judgement
+        clock.work_s = 2 * turns.TURN_S_MAX
+        clock.rests.clear()
+        await until(lambda: len(clock.rests) > 50)
+        assert sorted(clock.rests)[:25] == [0.0] * 25  # and the turns go on
+    worker.cancel()
+
+
+async def test_on_a_machine_short_of_cpu_it_rests_no_more_than_once_between_two_judgements(clock, rests):
+    clock.late_s = 1.1 * turns.LATE_S
     frames = Frames(turns.BUSY_PER_S)
     async with taking_turns(frames):
         await until(lambda: len(rests) > 3)
@@ -66,7 +102,7 @@ async def test_on_a_machine_short_of_cpu_it_rests_no_more_than_once_between_two_
 
 
 async def test_a_loop_that_is_not_busy_never_rests(rests):
-    frames = Frames(int(turns.BUSY_PER_S * 0.02) - 1)
+    frames = Frames(int(turns.BUSY_PER_S * 0.05) - 1)
     async with taking_turns(frames):
         await until(lambda: frames.count > 10 * frames.step)
     assert rests == []

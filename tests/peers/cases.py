@@ -26,8 +26,8 @@ class Case:
         deflate: Whether permessage-deflate is granted to clients that offer it.
         pace: How much slower than the recording's usual speed, for clients that cannot follow it.
         kept: The client forgets levels beyond its best so many a side; None if it keeps all.
-        may_drop_ending: Whether the client may drop the event that ends exactly at its snapshot, which the futures rule applies: some do if it
-            comes before the snapshot.
+        may_retell: Whether the client compares ids with its snapshot's only of events that came before the snapshot: it may drop the one that ends
+            exactly there, which the futures rule applies, and apply those that come late.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Case:
     deflate: bool = False
     pace: float = 1.0
     kept: int | None = None
-    may_drop_ending: bool = False
+    may_retell: bool = False
 
 
 def _fault(kind: FaultKind, start: float, stop: float) -> Fault:
@@ -112,7 +112,7 @@ CASES = (
     _case("binance-connector/spot", "old_connector", "spot", "diff_book_depth"),
     _case("binance-futures-connector/usdm", "old_connector", "usdm", "diff_book_depth"),
     _case("nautilus/spot", "nautilus", "spot", "the cache's order book", "nautilus-trader"),
-    _case("nautilus/usdm", "nautilus", "usdm", "the cache's order book", "nautilus-trader", may_drop_ending=True),
+    _case("nautilus/usdm", "nautilus", "usdm", "the cache's order book", "nautilus-trader", may_retell=True),
     _case("nautilus/spot-fin", "nautilus", "spot", "and an end of TCP", "nautilus-trader", faults=FIN, snapshots_min=2),
     _case(
         "nautilus/usdm-rst",
@@ -122,6 +122,6 @@ CASES = (
         "nautilus-trader",
         faults=RST,
         snapshots_min=2,
-        may_drop_ending=True,
+        may_retell=True,
     ),
 )

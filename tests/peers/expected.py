@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from twintape.core.markets import RULES, Market
 from twintape.core.venue import BookChange, OrderBook, Source, SymbolInfo, VenueMessage
 from twintape.core.venue_rest import DepthAnswer
-from twintape.core.wire import DepthEvent, decode_depth
+from twintape.core.wire import DepthEvent, DepthSnapshot, decode_depth
 
 Side = Mapping[Decimal, Decimal]
 
@@ -136,7 +136,7 @@ def expected_book(
     kept: int | None = None,
     got: Book | None = None,
     *,
-    applies_ending: bool = True,
+    retold: int | None = None,
 ) -> Book:
     """Return the book of a client that was given `answer` and then heard every event up to `final_update_id`.
 
@@ -146,8 +146,8 @@ def expected_book(
         final_update_id: Where the client's book stands.
         kept: The client forgets levels beyond its best so many a side.
         got: The book of such a client; what it has beyond its horizon is expected of it, what it has not is not.
-        applies_ending: Whether the client applies the futures event that ends exactly at the snapshot, as Binance's rule has it: it tells of
-            levels beyond the snapshot's limit. Whoever drops it does not hear of them.
+        retold: How many events that end at or before the snapshot, the last ones, the client applies to it. They say nothing new of the levels
+            in it, but tell of levels beyond its limit. None for Binance's rule: none on spot, the one that ends exactly there on futures.
     """
     contiguous = RULES[of.market].contiguous_ids
     book = OrderBook(of.info.snapshot, contiguous_ids=contiguous)
@@ -156,15 +156,28 @@ def expected_book(
             if book.last_update_id < answer.last_update_id:
                 _apply(book, change)
         assert book.last_update_id == answer.last_update_id, f"the exchange's book never stood at {answer.last_update_id}"
-        book = OrderBook(book.snapshot(answer.limit), contiguous_ids=contiguous)
+        earlier = [event for event in of.events if event.final_update_id <= answer.last_update_id][-retold:] if retold else []
+        book = OrderBook(_told_again(book, answer.limit, earlier), contiguous_ids=contiguous)
     horizon = Horizon(book, kept) if kept is not None else None
-    first = 0 if applies_ending else book.last_update_id + 1
+    first = 0 if retold is None else book.last_update_id + 1
     for event in of.events:
         if first <= event.final_update_id <= final_update_id and _apply(book, event) and horizon is not None:
             horizon.look(event)
     assert not book.gapped, f"the stream of {of.info.symbol} has a hole"
     expected = book_of(book.last_update_id, book.bids.values(), book.asks.values())
     return expected if horizon is None or got is None else horizon.narrow(expected, got)
+
+
+def _told_again(book: OrderBook, limit: int, events: Sequence[DepthEvent]) -> DepthSnapshot:
+    """Return the best levels of a book and those that events it has behind it have touched."""
+    snapshot = book.snapshot(limit)
+    bids = {Decimal(price) for event in events for price, _ in event.bids} & book.bids.keys()
+    asks = {Decimal(price) for event in events for price, _ in event.asks} & book.asks.keys()
+    return replace(
+        snapshot,
+        bids=tuple({*snapshot.bids, *(book.bids[price] for price in bids)}),
+        asks=tuple({*snapshot.asks, *(book.asks[price] for price in asks)}),
+    )
 
 
 def _apply(book: OrderBook, change: DepthEvent | BookChange) -> bool:

@@ -45,16 +45,19 @@ def test_a_client_knows_the_levels_of_its_snapshot_and_those_that_changed_since(
     assert expected_book(followed, answer(100, 10), 12) == book(12, "2@9 1@8 1@7", "1@12 1@13")
 
 
-@pytest.mark.parametrize(("applies_ending", "bids"), [(True, "2@9 8@5"), (False, "2@9")])
-def test_the_event_that_ends_at_a_futures_snapshot_tells_of_levels_beyond_its_limit(applies_ending, bids):
+@pytest.mark.parametrize(
+    ("retold", "bids"), [(None, "2@9 8@5"), (0, "2@9"), (1, "2@9 8@5"), (2, "2@9 8@5 3@4"), (9, "2@9 8@5 3@4")]
+)
+def test_events_behind_a_futures_snapshot_tell_of_levels_beyond_its_limit(retold, bids):
     lines = [
-        b'1 {"lastUpdateId":8,"bids":[["9","1"],["8","1"]],"asks":[]}',
-        b'2 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":9,"u":10,"pu":8,"b":[["9","2"],["5","8"]],"a":[]}}',
-        b'3 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":11,"u":12,"pu":10,"b":[],"a":[["11","1"]]}}',
+        b'1 {"lastUpdateId":6,"bids":[["9","1"],["8","1"]],"asks":[]}',
+        b'2 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":7,"u":8,"pu":6,"b":[["4","3"],["8","0"]],"a":[]}}',
+        b'3 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":9,"u":10,"pu":8,"b":[["9","2"],["5","8"]],"a":[]}}',
+        b'4 {"stream":"x@depth","data":{"e":"depthUpdate","E":1,"T":1,"s":"X","U":11,"u":12,"pu":10,"b":[],"a":[["11","1"]]}}',
     ]
     followed = track(TapeSource(Market.USDM, [lambda: lines]), "x@depth")
     snapshot = DepthAnswer(Market.USDM, "X", 1, 10)
-    assert expected_book(followed, snapshot, 12, applies_ending=applies_ending) == book(12, bids, "1@11")
+    assert expected_book(followed, snapshot, 12, retold=retold) == book(12, bids, "1@11")
 
 
 def test_an_id_at_which_the_exchange_never_stood_is_an_error(followed):

@@ -42,7 +42,8 @@ FLUSH_S = 0.2
 LINKS_AT_ONCE = 8
 """So many connections are looked after in one go before sockets are read again."""
 TICK_MAX_S = 0.25
-TICK_MIN_S = 0.01
+TICK_MIN_S = 0.05
+"""Connections are looked after so often at least, and at most."""
 CLOCK_LINE_NS = 60 * SECOND_NS
 CLOSE_WAIT_S = 6.0
 """How long a stop waits for connections to end."""
