@@ -18,12 +18,13 @@ from twintape.core.heads import Head
 from twintape.core.index import extent
 from twintape.core.markets import Market
 
-__all__ = ["STREAMS_MAX", "Column", "by_line", "cut", "receipt_order", "scan"]
+__all__ = ["STREAMS_MAX", "Column", "Extent", "by_line", "cut", "receipt_order", "scan"]
 
 STREAMS_MAX = 16_384
 """Streams a segment tells apart; frames of still further streams are filed under `!other`."""
 
 T = TypeVar("T")
+Extent = tuple[int, int] | tuple[None, None]
 _WRAPPER = b'{"stream":"'
 _OURS = ord("!")
 
@@ -57,8 +58,8 @@ class Column:
         """Return for each line its event time, or None."""
         return [int(digits) * 1000 for digits in self.event_digits] or self.odd_event_times_us
 
-    def event_extent_us(self) -> tuple[int, int] | tuple[None, None]:
-        """Return the least and the greatest event time."""
+    def event_extent_us(self) -> Extent:
+        """Return the least and the greatest event time, looked for in all of them."""
         if self.event_digits:
             return int(min(self.event_digits)) * 1000, int(max(self.event_digits)) * 1000
         return extent(self.odd_event_times_us)

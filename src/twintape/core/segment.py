@@ -58,7 +58,7 @@ from twintape.core.index import (
     read_index,
 )
 from twintape.core.markets import Market
-from twintape.core.scan import Column, by_line, cut, receipt_order, scan
+from twintape.core.scan import Column, Extent, by_line, cut, receipt_order, scan
 
 if sys.version_info >= (3, 14):
     from compression import zstd  # pragma: no cover
@@ -105,7 +105,6 @@ ACTIVE_NAME = re.compile(r"([0-9a-f]{8})-([1-9][0-9]{0,8})-([1-9][0-9]{0,8})\.ta
 """Run, connection and sequence of an active file."""
 BLOCK_TEXT_SIZE = 1 << 20
 """The most text a block of several lines holds."""
-_DAY_US = 86_400_000_000
 _HOUR_US = 3_600_000_000
 _WINDOW_LOG_MAX = 26  # no block needs more than its own 64 MiB
 
@@ -198,25 +197,25 @@ def _open_fields(frame: bytes) -> tuple[int | None, list[str]]:
 
 
 def _dated(
-    columns: Sequence[Column], receive_times_ns: Sequence[int], open_event_time_us: int | None
+    columns: Sequence[Column], extents_us: Sequence[Extent], receive_times_ns: Sequence[int], open_event_time_us: int | None
 ) -> tuple[list[int | None] | None, list[int], int]:
     """Date the lines of a segment.
 
     Returns:
-        Of every line its event time if that is not doubtful, or None if none is; its exchange date, in days since 1970; and the
-        greatest exchange time, in µs.
+        Of every line its event time if that is not doubtful, or None if none is and all are of one day; its exchange date, in days
+        since 1970; and the greatest exchange time, in µs.
     """
-    least, greatest = extent(time for column in columns for time in column.event_extent_us())
+    least, greatest = extent(time for extent_us in extents_us for time in extent_us)
     if least is not None and greatest is not None:
         # What the first lines have if they have no event time of their own; within a day of each other none is doubtful.
         known = least if open_event_time_us is None else open_event_time_us
-        if least // _DAY_US == known // _DAY_US == greatest // _DAY_US:
+        if least // DAY_US == known // DAY_US == greatest // DAY_US:
             leading = known if columns[0].event_times_us()[0] is None else greatest
-            return None, [known // _DAY_US] * len(receive_times_ns), max(greatest, leading)
+            return None, [known // DAY_US] * len(receive_times_ns), max(greatest, leading)
     event_times_us = by_line(columns, [column.event_times_us() for column in columns])
     believed = believed_times_us(event_times_us, receive_times_ns, open_event_time_us)
     times = exchange_times_us(believed, receive_times_ns, open_event_time_us)
-    return believed, [time // _DAY_US for time in times], max(times, default=0)
+    return believed, [time // DAY_US for time in times], max(times, default=0)
 
 
 def _known(values: Sequence[int | None], *, all_known: bool) -> Sequence[int]:
@@ -240,7 +239,7 @@ def _block(
     day: int,
     first_receive_time_ns: int,
     last_receive_time_ns: int,
-    extent_us: tuple[int, int] | tuple[None, None],
+    extent_us: Extent,
     prev_ids: Sequence[int | None],
     final_ids: Sequence[int | None],
     mixed: bool = True,
@@ -327,15 +326,16 @@ def _seal_texts(
     open_event_time_us, streams = _open_fields(texts[0].partition(b" ")[2] if texts else b"")
     depth_streams = depth_streams_of(streams) if depth_streams is None else depth_streams
     receive_times, columns = scan(texts, heads, market, depth_streams, snapshot_symbol)
-    believed, days, greatest_us = _dated(columns, receive_times, open_event_time_us)
+    extents_us = [column.event_extent_us() for column in columns]
+    believed, days, greatest_us = _dated(columns, extents_us, receive_times, open_event_time_us)
     compress = zstd.ZstdCompressor(options=_COMPRESSION).compress  # one for all: each has some tables to fill
     parts: list[bytes] = []
     offset = text_size = 0
     stream_indexes = []
-    for column in columns:
-        blocks: list[Block] = []
-        numbers = column.numbers
-        cuts = list(cut([texts[number] for number in numbers], [days[number] for number in numbers], BLOCK_TEXT_SIZE))
+    for column, extent_us in zip(columns, extents_us, strict=True):
+        numbers, blocks = column.numbers, list[Block]()
+        own_days = days[: len(numbers)] if believed is None else [days[number] for number in numbers]
+        cuts = list(cut([texts[number] for number in numbers], own_days, BLOCK_TEXT_SIZE))
         whole = believed is None and len(cuts) == 1
         times = () if whole else column.event_times_us() if believed is None else [believed[number] for number in numbers]
         for part, text in cuts:
@@ -348,7 +348,7 @@ def _seal_texts(
                     day=days[numbers[part.start]],
                     first_receive_time_ns=receive_times[numbers[part.start]],
                     last_receive_time_ns=receive_times[numbers[part.stop - 1]],
-                    extent_us=column.event_extent_us() if whole else extent(times[part]),
+                    extent_us=extent_us if whole else extent(times[part]),
                     prev_ids=column.prev_ids[part],
                     final_ids=column.final_ids[part],
                     mixed=column.mixed,
@@ -368,7 +368,7 @@ def _seal_texts(
         connection=connection,
         sequence=sequence,
         chain=chain,
-        date=date_of(greatest_us // _DAY_US),
+        date=date_of(greatest_us // DAY_US),
         hour=greatest_us // _HOUR_US % 24,
         count=len(texts),
         unchecked_count=unchecked_count,
@@ -583,7 +583,7 @@ def verify_segment(data: bytes) -> Index:
                 data[block.offset : block.offset + block.size],
                 block.text_size,
                 offset=block.offset,
-                day=exchange_times[chunk[0]] // _DAY_US,
+                day=exchange_times[chunk[0]] // DAY_US,
                 first_receive_time_ns=receive_times[chunk[0]],
                 last_receive_time_ns=receive_times[chunk[-1]],
                 extent_us=extent([event_times[number] for number in chunk]),
@@ -591,10 +591,10 @@ def verify_segment(data: bytes) -> Index:
                 final_ids=[ids and ids[1] for ids in found_ids],
             )
             expect(found == block, f"the block at {block.offset} holds other times or ids than it says")
-            days = {exchange_times[number] // _DAY_US for number in chunk}
+            days = {exchange_times[number] // DAY_US for number in chunk}
             expect(len(days) == 1, f"the block at {block.offset} holds more than one date")
     greatest_us = max(exchange_times)
-    expect((index.date, index.hour) == (date_of(greatest_us // _DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
+    expect((index.date, index.hour) == (date_of(greatest_us // DAY_US), greatest_us // _HOUR_US % 24), "wrong date or hour")
     first_last = (index.first_receive_time_ns, index.last_receive_time_ns)
     expect(first_last == (receive_times[0], receive_times[-1]), "wrong first or last receive time")
     return index
