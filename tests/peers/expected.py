@@ -157,7 +157,7 @@ def expected_book(
                 _apply(book, change)
         assert book.last_update_id == answer.last_update_id, f"the exchange's book never stood at {answer.last_update_id}"
         earlier = [event for event in of.events if event.final_update_id <= answer.last_update_id][-retold:] if retold else []
-        book = OrderBook(_told_again(book, answer.limit, earlier), contiguous_ids=contiguous)
+        book = OrderBook(_told_again(book.snapshot(answer.limit), earlier), contiguous_ids=contiguous)
     horizon = Horizon(book, kept) if kept is not None else None
     first = 0 if retold is None else book.last_update_id + 1
     for event in of.events:
@@ -168,16 +168,11 @@ def expected_book(
     return expected if horizon is None or got is None else horizon.narrow(expected, got)
 
 
-def _told_again(book: OrderBook, limit: int, events: Sequence[DepthEvent]) -> DepthSnapshot:
-    """Return the best levels of a book and those that events it has behind it have touched."""
-    snapshot = book.snapshot(limit)
-    bids = {Decimal(price) for event in events for price, _ in event.bids} & book.bids.keys()
-    asks = {Decimal(price) for event in events for price, _ in event.asks} & book.asks.keys()
-    return replace(
-        snapshot,
-        bids=tuple({*snapshot.bids, *(book.bids[price] for price in bids)}),
-        asks=tuple({*snapshot.asks, *(book.asks[price] for price in asks)}),
-    )
+def _told_again(snapshot: DepthSnapshot, events: Sequence[DepthEvent]) -> DepthSnapshot:
+    """Return a snapshot with events behind it applied to it: of levels told twice a book takes the later."""
+    bids = [level for event in events for level in event.bids]
+    asks = [level for event in events for level in event.asks]
+    return replace(snapshot, bids=(*snapshot.bids, *bids), asks=(*snapshot.asks, *asks))
 
 
 def _apply(book: OrderBook, change: DepthEvent | BookChange) -> bool:
