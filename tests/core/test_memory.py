@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from twintape.core.budget import SECOND_NS
 from twintape.core.markets import Market
@@ -136,6 +138,89 @@ def test_only_streams_that_speak_when_the_book_moves_are_witnesses():
     }
     assert spot == {"trade", "aggTrade", "bookTicker"}
     assert [is_witness(market, "x@aggTrade") for market in (Market.USDM, Market.COINM)] == [False, False]
+
+
+class Both:
+    """One stream twice over: looked at the long way always, and only where it is not at ease."""
+
+    def __init__(self, *, depth, witnessed):
+        self.now = 100 * S
+        names = (NAME, "btcusdt@bookTicker") if depth else ("btcusdt@trade", "btcusdt@aggTrade")
+        self.streams = [HeardStream(StreamMemory(names[0]), self.now) for _ in range(2)]
+        self.witness = HeardStream(StreamMemory(names[1]), self.now)
+        for stream in self.streams:
+            stream.witnesses = (self.witness,) * witnessed
+
+    def speak(self, ids, elsewhere):
+        for stream in self.streams:
+            stream.count += 1
+            stream.last_ns = self.now - S // 10
+            stream.update_id = stream.memory.update_id = (stream.memory.update_id or 0) + ids
+            stream.memory.update_id += elsewhere
+
+    def look(self, listeners, holes):
+        """Return how often streams were at ease, what is wrong with each, and what was learned of it."""
+        self.now += S // 2
+        rested, verdicts = 0, []
+        for stream in self.streams:
+            stream.memory.listeners, stream.memory.holes = listeners, [Hole(1, 2, self.now, across_connections=False)] * holes
+            if stream is self.streams[1] and stream.at_ease(self.now):
+                rested, deaf = 1, False
+            else:
+                stream.measure(self.now)
+                deaf = stream.deaf(self.now)
+            pace = stream.pace
+            verdicts.append((deaf, pace.evidence, pace.longest_ns(self.now), pace.patience_ns(self.now)))
+        return rested, *verdicts
+
+
+@given(
+    st.booleans(),
+    st.booleans(),
+    st.lists(
+        st.tuples(
+            st.integers(1, 30),
+            st.sampled_from(["speak", "be silent"]),
+            st.integers(1, 2),
+            st.integers(0, 1),
+            st.integers(0, 3),
+            st.booleans(),
+        ),
+        max_size=30,
+    ),
+)
+def test_the_long_way_finds_nothing_wrong_with_a_stream_at_ease_then_or_later(depth, witnessed, phases):
+    both = Both(depth=depth, witnessed=witnessed)
+    for looks, what, listeners, holes, elsewhere, witness_speaks in phases:
+        for _ in range(looks):
+            if what == "speak":
+                both.speak(2, elsewhere if listeners > 1 else 0)
+            if witness_speaks:
+                both.witness.count += 1
+                both.witness.last_ns = both.now
+            _, long, short = both.look(listeners, holes)
+            assert short == long
+
+
+def test_a_stream_that_speaks_alone_and_misses_nothing_is_at_ease():
+    both = Both(depth=True, witnessed=False)
+    both.speak(1, 0)
+    assert both.look(1, 0)[0] == 0  # its beginning
+    both.now += 10 * S
+    both.speak(1, 0)
+    assert both.look(1, 0)[0] == 1
+    assert both.look(1, 0)[0] == 0  # silent since
+    both.speak(1, 0)
+    assert [both.look(2, 0)[0], both.speak(1, 0), both.look(1, 1)[0], both.speak(1, 0), both.look(1, 0)[0]] == [
+        0,
+        None,
+        0,
+        None,
+        1,
+    ]
+    both.speak(1, 0)
+    both.streams[1].suspect = True
+    assert both.look(1, 0)[0] == 0
 
 
 class Witnessed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from twintape.core.budget import SECOND_NS
 from twintape.core.markets import Market
-from twintape.core.silence import Listening, Pace
+from twintape.core.silence import PATIENCE_MIN_NS, Listening, Pace
 from twintape.core.wire import is_depth, split_stream
 
 __all__ = ["HOLES_MAX", "HOLE_WAIT_NS", "HeardStream", "Hole", "StreamMemory", "find_witnesses", "is_witness"]
@@ -164,6 +164,25 @@ class HeardStream(Listening):
         super().excuse(late_ns, now_ns)
         self._witness_looks = 0
         self._behind_ns = min(now_ns, self._behind_ns + late_ns)
+
+    def at_ease(self, now_ns: int) -> bool:
+        """Return whether there is nothing to doubt, and nothing but `measure` to do: it has just spoken, nobody else hears it, nothing is missing.
+
+        So it is with nearly every stream of a busy market, twice a second.
+        """
+        memory = self.memory
+        if (
+            self.count == self._checked_count
+            or self.suspect
+            or now_ns - self.last_ns > PATIENCE_MIN_NS
+            or now_ns < self._base_until_ns
+        ):
+            return False
+        if memory.listeners > 1 or memory.holes or self.witnesses or (memory.depth and memory.update_id is None):
+            return False
+        self._behind_ns = now_ns
+        self.measure(now_ns)
+        return True
 
     def deaf(self, now_ns: int) -> bool:
         """Return whether something is wrong: silent for too long, while another connection hears the stream go on, or while its book moves."""

@@ -254,7 +254,7 @@ class Session(Receipt):
         """Make lines of all frames in `heard`, and see what they mean; what is to be done is left to the next `look`."""
         heard, self.heard[:] = self.heard[:], ()
         times_ns, frames = self.add(heard)
-        spot = self.market is Market.SPOT
+        spot = int(self.market is Market.SPOT)
         stream_of, event_time_seen, data_count, data_ns = self.streams.get, self.event_times.append, 0, 0
         for (now_ns, payload), receive_ns, frame, head in zip(heard, times_ns, frames, map(depth_head, frames), strict=True):
             if head is None:
@@ -541,7 +541,7 @@ class Session(Receipt):
             actions += self._replace("silent")
         if not self.frames and now_ns - self.opened_ns > FIRST_DATA_NS and whole.pace.silence_retry.take(now_ns):
             actions += self._replace("no first data")
-        for stream in self.streams.values():
+        for stream in [stream for stream in self.streams.values() if not stream.at_ease(now_ns)]:
             actions += self._stream_silence(stream, now_ns)
         return actions
 
