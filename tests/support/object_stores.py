@@ -215,12 +215,13 @@ def _served(command: list[str], port: int, root: Path, environment: dict[str, st
     """Run a server in the foreground."""
     log = root / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **(environment or {})})
+        variables = {**os.environ, **(environment or {})}
+        process = subprocess.Popen(command, stdout=output, stderr=output, env=variables, start_new_session=True)
     try:
         wait_for(f"http://127.0.0.1:{port}", process, log)
         yield Endpoint(f"http://127.0.0.1:{port}", root)
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # what uvx has started does not end with it
         process.wait(30)
 
 
