@@ -25,6 +25,7 @@ from twintape.io.upload import upload_one
 from twintape.io.writer import Writer
 
 STEP_S = 0.02
+OUTAGE_S_MAX = 60.0
 BATCHES = 50
 """Different batches of lines; what repeats within a segment would compress too well."""
 
@@ -64,8 +65,11 @@ def lines_of(count, start):
     return found
 
 
-async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0, uploads=4, bandwidth=0):
-    """Return the rates in sealed bytes a second, and how late the recording's steps were in the outage and in the catch-up."""
+async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0, uploads=4, bandwidth=0, files=1):
+    """Return the rates in sealed bytes a second, and how late the recording's steps were in the outage and in the catch-up.
+
+    The outage lasts `seconds`, and on a machine that seals too slowly until so many `files` wait.
+    """
     clock, disk = SystemClock(), PosixDisk(f"{root}/spool")
     network = Network(FileStore(f"{root}/store"), bandwidth)
     limits = SpoolLimits(segment_size=int(segment_mebibytes * (1 << 20)), reserve_size=0)
@@ -118,10 +122,13 @@ async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0,
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             late_s.append(time.monotonic() - due)
 
-    recorder = asyncio.create_task(record())
+    recorder, away_from = asyncio.create_task(record()), time.monotonic()
     await asyncio.sleep(seconds)
+    while shipper.waiting < files and time.monotonic() - away_from < OUTAGE_S_MAX:
+        await clock.sleep(0.01)
     outage = {"backlog_bytes": sealed_bytes, "backlog_files": shipper.waiting, "late_s": sorted(late_s)}
-    outage_rate = sealed_bytes / seconds
+    outage_s = time.monotonic() - away_from
+    outage_rate = sealed_bytes / outage_s
     late_s.clear()
     network.away = False
     while not shipper.uploaded:  # the pause before the next attempt is a matter of chance, and over within a minute
@@ -140,7 +147,7 @@ async def measure(root, *, seconds, megabytes_per_second, segment_mebibytes=1.0,
     await writer.end()
     catch_up_late = sorted(late_s)
     return {
-        "recorded_mb_per_s": round(written / 1e6 / (seconds + took), 2),
+        "recorded_mb_per_s": round(written / 1e6 / (outage_s + took), 2),
         "sealed_mb_per_s": round(outage_rate / 1e6, 3),
         "backlog_mb": round(outage["backlog_bytes"] / 1e6, 1),
         "backlog_files": outage["backlog_files"],

@@ -5,7 +5,7 @@
 A whole market's depth frames (2,500 symbols on 50 connections, 20,000 frames/s, 610 bytes) go from the websocket's listener to sealed segments in
 a directory. Prints JSON: microseconds of CPU a frame, the median of `--rounds`.
 
-* `listen`: from the websocket library's callback to the batches that are handed to the writer, a batch a connection every 100 ms.
+* `listen`: from the websocket library's callback to the batches that are handed to the writer, a batch a connection every `FLUSH_S`.
 * `write`: into active files. `sync`: fsync of every file once a second.
 * `seal`: from active files to sealed segments on the disk, one for each connection.
 """

@@ -254,7 +254,7 @@ class Session(Receipt):
         """Make lines of all frames in `heard`, and see what they mean; what is to be done is left to the next `look`."""
         heard, self.heard[:] = self.heard[:], ()
         times_ns, frames = self.add(heard)
-        spot = int(self.market is Market.SPOT)
+        spot = int(self.market is Market.SPOT)  # what an event's first id is ahead of the id before it
         stream_of, event_time_seen, data_count, data_ns = self.streams.get, self.event_times.append, 0, 0
         for (now_ns, payload), receive_ns, frame, head in zip(heard, times_ns, frames, map(depth_head, frames), strict=True):
             if head is None:

@@ -43,7 +43,7 @@ LINKS_AT_ONCE = 8
 """So many connections are looked after in one go before sockets are read again."""
 TICK_MAX_S = 0.25
 TICK_MIN_S = 0.05
-"""Connections are looked after so often at least, and at most."""
+"""The longest and the shortest time between two looks at what connections have to do."""
 CLOCK_LINE_NS = 60 * SECOND_NS
 CLOSE_WAIT_S = 6.0
 """How long a stop waits for connections to end."""
